@@ -1,0 +1,2 @@
+//! The isopod binary: parses arguments, composes components, drains on shutdown.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench,planted}`.
+fn main() {}
