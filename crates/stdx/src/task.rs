@@ -78,13 +78,16 @@ impl Cancel {
     }
 }
 
+/// A task and what to call it.
+type Named = (&'static str, Task<()>);
+
 /// The owner of a set of tasks: it can cancel them all and wait for their ends.
 ///
 /// Clones share the set.
 #[derive(Clone, Default)]
 pub struct TaskTree {
     cancel: Cancel,
-    running: Arc<Mutex<Vec<(&'static str, Task<()>)>>>,
+    running: Arc<Mutex<Vec<Named>>>,
 }
 
 impl TaskTree {
