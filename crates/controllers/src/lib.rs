@@ -1,1 +1,29 @@
-//! controllers
+//! The built-in controllers, one file each: pure decisions that `reconcile` carries out.
+//!
+//! To add one, copy a neighbour and add a line to [`start`].
+
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage;
+pub mod kinds;
+pub mod namespace;
+mod owner;
+mod patch;
+pub mod replicaset;
+pub mod rootca;
+pub mod serviceaccount;
+
+use reconcile::Runner;
+
+/// Starts every built-in controller.
+pub fn start(runner: &Runner) {
+    runner.start::<deployment::DeploymentController>();
+    runner.start::<replicaset::ReplicaSetController>();
+    runner.start::<endpointslice::EndpointSliceController>();
+    runner.start::<endpoints::EndpointsController>();
+    runner.start::<namespace::NamespaceController>();
+    runner.start::<serviceaccount::ServiceAccountController>();
+    runner.start::<rootca::RootCaController>();
+    runner.start::<garbage::GarbageCollector>();
+}

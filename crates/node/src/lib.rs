@@ -1,1 +1,29 @@
-//! node
+//! The node agent (kubelet): keeps this machine's pods as the API says, through the runtime, and tells how they are.
+//!
+//! Observe → plan → steps: `pod/worker.rs` takes events in, `pod/plan.rs` decides, `pod/steps.rs` acts, `pod/status.rs` tells.
+
+pub mod agent;
+pub mod cgroup;
+pub mod exec;
+pub mod hook;
+pub mod logs;
+pub mod pod;
+pub mod probe;
+pub mod refs;
+pub mod register;
+pub mod server;
+pub mod services;
+pub mod volume;
+
+pub use agent::{Agent, Options, Rules};
+
+/// An error with its causes, as it is told to users.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,232 @@
+//! Deployment: keeps one ReplicaSet per revision of the template and moves replicas from old to new.
+//!
+//! Upstream: `pkg/controller/deployment`. A decision makes one step (create, scale or clean up) and writes the status that
+//! follows from what was observed; the step's effect brings the next decision.
+
+mod condition;
+mod revision;
+mod rolling;
+mod scaling;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::projection::PodLite;
+use api::selector::Selector;
+use client::{Key, Object};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use reconcile::plan::kinds::{DEPLOYMENTS, PODS, REPLICA_SETS};
+use reconcile::{Action, Controller, Facts, Note, Now, Outcomes, Plan, Reference, Severity, View, Watch};
+
+use crate::owner;
+
+/// The controller of Deployments.
+pub struct DeploymentController;
+
+/// Everything a decision about one Deployment depends on.
+pub struct Observed {
+    deployment: Option<Deployment>,
+    /// ReplicaSets that this Deployment controls, and orphans that its selector matches.
+    sets: Vec<ReplicaSet>,
+    /// Pods by the uid of their ReplicaSet; only for the strategy that waits for them.
+    pods: BTreeMap<String, Vec<Arc<Object>>>,
+    /// Another ReplicaSet has the name that the new one would get.
+    taken: bool,
+}
+
+impl Controller for DeploymentController {
+    const NAME: &'static str = "deployment";
+    type Key = Key;
+    type Observed<'c> = Observed;
+    type Memory = ();
+
+    fn watches() -> Vec<Watch<Key>> {
+        vec![
+            Watch::primary(DEPLOYMENTS),
+            Watch::mapped(REPLICA_SETS, owner::keys_of_replica_set),
+            Watch::mapped(PODS, owner::deployment_of_pod),
+        ]
+    }
+
+    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+        let deployment: Option<Deployment> = view.get(DEPLOYMENTS, key).and_then(|object| owner::typed(&object));
+        let Some(deployment) = deployment else {
+            return Observed { deployment: None, sets: Vec::new(), pods: BTreeMap::new(), taken: false };
+        };
+        let selector = owner::selector(&deployment.spec);
+        let uid = deployment.metadata.uid.clone().unwrap_or_default();
+        let sets: Vec<ReplicaSet> = view
+            .in_namespace(REPLICA_SETS, key.namespace())
+            .filter(|object| owner::relevant(object.meta(), &uid, selector.as_ref()))
+            .filter_map(|object| owner::typed(&object))
+            .collect();
+        let mut pods = BTreeMap::new();
+        if strategy_is_recreate(&deployment) {
+            for set in &sets {
+                let uid = set.metadata.uid.clone().unwrap_or_default();
+                pods.insert(uid.clone(), view.owned(PODS, &uid).collect());
+            }
+        }
+        let name = revision::name_of_new(&deployment);
+        let mine = |object: &Object| object.meta().is_controlled_by(&uid);
+        let taken = match view.get(REPLICA_SETS, &Key::new(key.namespace(), &name)) {
+            // Ours of this name has another template: two templates share a hash.
+            Some(object) if mine(&object) => sets
+                .iter()
+                .find(|set| set.metadata.name.as_ref() == Some(&name))
+                .is_some_and(|set| revision::new_set(&deployment, &[set]).is_none()),
+            Some(_) => true,
+            None => false,
+        };
+        Observed { deployment: Some(deployment), sets, pods, taken }
+    }
+
+    fn reconcile(observed: &Observed, now: Now, last: &Outcomes, _: &Facts, (): &mut ()) -> Plan {
+        let Some(deployment) = &observed.deployment else { return Plan::nothing() };
+        let selector = owner::selector(&deployment.spec);
+        if selector.as_ref().is_none_or(Selector::is_everything) {
+            return selects_everything(deployment);
+        }
+        let deleting = deployment.metadata.deletion_timestamp.is_some();
+        let claims = if deleting { Vec::new() } else { owner::claims(deployment, &observed.sets, selector.as_ref()) };
+        let case = Case::new(deployment, observed, now, last);
+        let plan = Plan::nothing().then(claims);
+        if deleting { case.finish(plan, Vec::new()) } else { decide(&case, plan) }
+    }
+}
+
+fn selects_everything(deployment: &Deployment) -> Plan {
+    let note = Note {
+        regarding: owner::reference(DEPLOYMENTS, &deployment.metadata),
+        field: String::new(),
+        severity: Severity::Warning,
+        reason: "SelectingAll",
+        message: "This deployment is selecting all pods. A non-empty selector is required.".into(),
+    };
+    let mut plan = status::observed_generation(deployment);
+    plan.notes.push(note);
+    plan
+}
+
+fn decide(case: &Case<'_>, plan: Plan) -> Plan {
+    if case.taken && !case.paused() {
+        return case.finish(plan, Vec::new());
+    }
+    if case.paused() {
+        let steps = scaling::proportional(case).or_else(|| revision::clean_up(case)).unwrap_or_default();
+        return case.finish(plan, steps);
+    }
+    if scaling::wanted(case) {
+        let steps = scaling::proportional(case).unwrap_or_default();
+        return case.finish(plan, steps);
+    }
+    let steps = if strategy_is_recreate(case.deployment) { recreate(case) } else { rolling::step(case) };
+    let steps = steps.or_else(|| status::complete(case).then(|| revision::clean_up(case)).flatten());
+    case.finish(plan, steps.unwrap_or_default())
+}
+
+/// Scales everything old to zero, waits until its pods are gone, then makes the new ReplicaSet and scales it up.
+fn recreate(case: &Case<'_>) -> Option<Vec<Action>> {
+    let downs: Vec<Action> =
+        case.old().filter(|set| replicas(set) > 0).map(|set| scaling::scale(case, set, 0)).collect();
+    if !downs.is_empty() {
+        return Some(downs);
+    }
+    if old_pods_run(case) {
+        return None;
+    }
+    match case.new_set {
+        None => Some(revision::create(case)),
+        Some(set) => revision::annotate(case, set)
+            .or_else(|| (replicas(set) != case.desired()).then(|| vec![scaling::scale(case, set, case.desired())])),
+    }
+}
+
+/// Whether pods of another revision are still there; ended ones do not count, unless nothing says they are gone for good.
+fn old_pods_run(case: &Case<'_>) -> bool {
+    let new_uid = case.new_set.and_then(|set| set.metadata.uid.as_deref());
+    case.pods
+        .iter()
+        .filter(|(uid, _)| Some(uid.as_str()) != new_uid)
+        .flat_map(|(_, pods)| pods)
+        .any(|pod| !matches!(&*pod.project::<PodLite>().status.phase, "Failed" | "Succeeded"))
+}
+
+fn strategy_is_recreate(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
+    strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate")
+}
+
+/// `spec.replicas` of a ReplicaSet.
+fn replicas(set: &ReplicaSet) -> i32 {
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+}
+
+/// `status.availableReplicas` of a ReplicaSet.
+fn available(set: &ReplicaSet) -> i32 {
+    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+}
+
+/// One Deployment with its ReplicaSets sorted into the new one and the old ones.
+struct Case<'a> {
+    deployment: &'a Deployment,
+    /// Controlled by the Deployment, oldest first.
+    sets: Vec<&'a ReplicaSet>,
+    new_set: Option<&'a ReplicaSet>,
+    /// The new one cannot be made under its name: the hash has to change.
+    taken: bool,
+    pods: &'a BTreeMap<String, Vec<Arc<Object>>>,
+    now: Now,
+    last: &'a Outcomes,
+}
+
+impl<'a> Case<'a> {
+    fn new(deployment: &'a Deployment, observed: &'a Observed, now: Now, last: &'a Outcomes) -> Case<'a> {
+        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
+        let mut sets: Vec<&ReplicaSet> =
+            observed.sets.iter().filter(|set| owner::controller_uid(&set.metadata) == Some(uid)).collect();
+        sets.sort_by_key(|set| (set.metadata.creation_timestamp.clone().map(|time| time.0), set.metadata.name.clone()));
+        let new_set = revision::new_set(deployment, &sets);
+        let taken = new_set.is_none() && observed.taken;
+        Case { deployment, sets, new_set, taken, pods: &observed.pods, now, last }
+    }
+
+    /// Every controlled ReplicaSet but the new one.
+    fn old(&self) -> impl Iterator<Item = &'a ReplicaSet> + '_ {
+        let new_uid = self.new_set.and_then(|set| set.metadata.uid.as_ref());
+        self.sets.iter().copied().filter(move |set| new_uid.is_none() || set.metadata.uid.as_ref() != new_uid)
+    }
+
+    fn desired(&self) -> i32 {
+        self.deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+
+    fn paused(&self) -> bool {
+        self.deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false)
+    }
+
+    fn name(&self) -> &str {
+        self.deployment.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn namespace(&self) -> &str {
+        self.deployment.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    fn reference(&self) -> Reference {
+        owner::reference(DEPLOYMENTS, &self.deployment.metadata)
+    }
+
+    /// The step, the revision annotation on the Deployment, and the status that follows from what was observed.
+    fn finish(&self, plan: Plan, steps: Vec<Action>) -> Plan {
+        // After a failed create the status goes first, or it would never be told.
+        if status::create_failure(self).is_some() {
+            return status::write(self, plan).then(steps);
+        }
+        status::write(self, plan.then(steps).then(revision::annotate_deployment(self)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! EndpointSlice: the addresses behind each Service that has a selector, a hundred to a slice.
+//!
+//! Upstream: `pkg/controller/endpointslice` with `staging/src/k8s.io/endpointslice`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::decide::pod::is_pod_ready;
+use api::projection::{PodLite, ServiceLite};
+use api::value::to_value;
+use client::{Key, Object};
+use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use reconcile::plan::kinds::{ENDPOINT_SLICES, PODS, SERVICES};
+use reconcile::{Action, Change, Controller, Facts, Now, Outcomes, Plan, Propagation, View, Watch};
+
+use crate::{owner, patch};
+
+/// Addresses in a slice. Upstream: `--max-endpoints-per-slice`.
+const SLICE_ENDPOINTS_MAX: usize = 100;
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const ME: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// The controller of the slices of Services with a selector.
+pub struct EndpointSliceController;
+
+/// Everything a decision about one Service's slices depends on.
+pub struct Observed {
+    key: Key,
+    service: Option<Service>,
+    pods: Vec<Arc<Object>>,
+    /// The slices that this controller made for a Service of this name.
+    slices: Vec<EndpointSlice>,
+}
+
+impl Controller for EndpointSliceController {
+    const NAME: &'static str = "endpointslice";
+    type Key = Key;
+    type Observed<'c> = Observed;
+    type Memory = ();
+
+    fn watches() -> Vec<Watch<Key>> {
+        vec![
+            Watch::primary(SERVICES),
+            Watch::mapped(PODS, services_of_pod),
+            Watch::mapped(ENDPOINT_SLICES, service_of_slice),
+        ]
+    }
+
+    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+        let service: Option<Service> = view.get(SERVICES, key).and_then(|object| owner::typed(&object));
+        let selector = service.as_ref().and_then(|service| service.spec.as_ref()?.selector.clone()).unwrap_or_default();
+        let pods = match selector.is_empty() {
+            true => Vec::new(),
+            false => view.in_namespace(PODS, key.namespace()).filter(|pod| selects(&selector, pod)).collect(),
+        };
+        let mine = |slice: &Arc<Object>| {
+            let labels = &slice.meta().labels;
+            labels.get(SERVICE_NAME).is_some_and(|name| name == key.name())
+                && labels.get(MANAGED_BY).is_some_and(|manager| manager == ME)
+        };
+        let slices = view
+            .in_namespace(ENDPOINT_SLICES, key.namespace())
+            .filter(mine)
+            .filter_map(|slice| owner::typed(&slice))
+            .collect();
+        Observed { key: key.clone(), service, pods, slices }
+    }
+
+    fn reconcile(observed: &Observed, _: Now, _: &Outcomes, _: &Facts, (): &mut ()) -> Plan {
+        let delete = |slice: &EndpointSlice| {
+            let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
+            Change::Delete { of, propagation: Propagation::Default }.into()
+        };
+        let Some(service) = &observed.service else {
+            return Plan::nothing().then(observed.slices.iter().map(delete));
+        };
+        let spec = service.spec.clone().unwrap_or_default();
+        let managed = spec.selector.as_ref().is_some_and(|selector| !selector.is_empty())
+            && spec.type_.as_deref() != Some("ExternalName");
+        if !managed || service.metadata.deletion_timestamp.is_some() {
+            // Slices of a Service that lost its selector stay: they are the user's from then on.
+            return Plan::nothing();
+        }
+        Plan::nothing().then(changes(observed, service, delete))
+    }
+}
+
+pub(crate) fn selects(selector: &BTreeMap<String, String>, pod: &Object) -> bool {
+    let labels = &pod.meta().labels;
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value.as_str()))
+}
+
+/// The Services whose selector matches a pod.
+pub(crate) fn services_of_pod(view: &View, pod: &Object) -> Vec<Key> {
+    let selects_it = |object: &Arc<Object>| {
+        let selector = object.project::<ServiceLite>().selector.as_ref();
+        selector.is_some_and(|selector| {
+            !selector.is_empty() && selector.iter().all(|(name, value)| pod.meta().labels.get(name) == Some(value))
+        })
+    };
+    view.in_namespace(SERVICES, pod.namespace()).filter(selects_it).map(|object| object.key().clone()).collect()
+}
+
+fn service_of_slice(_: &View, slice: &Object) -> Vec<Key> {
+    let labels = &slice.meta().labels;
+    if labels.get(MANAGED_BY).is_none_or(|manager| manager != ME) {
+        return Vec::new();
+    }
+    labels.get(SERVICE_NAME).map(|name| Key::new(slice.namespace(), name)).into_iter().collect()
+}
+
+/// What makes the slices say what the pods say, with as few writes as it takes.
+fn changes(observed: &Observed, service: &Service, delete: impl Fn(&EndpointSlice) -> Action) -> Vec<Action> {
+    let mut wanted = wanted(service, &observed.pods);
+    let mut actions = Vec::new();
+    let mut free: Vec<&EndpointSlice> = observed.slices.iter().collect();
+    free.sort_by_key(|slice| slice.metadata.name.clone());
+    let labels = labels(service);
+    let mut rest: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
+    for (ports, endpoints) in &mut wanted {
+        let (same_ports, others): (Vec<_>, Vec<_>) =
+            free.into_iter().partition(|slice| slice.ports.as_deref().unwrap_or_default() == ports.as_slice());
+        free = others;
+        let (edits, left) = fill(&same_ports, std::mem::take(endpoints));
+        for (slice, endpoints) in edits {
+            actions.extend(if endpoints.is_empty() { Some(delete(slice)) } else { update(slice, &endpoints, &labels) });
+        }
+        rest.extend(left.chunks(SLICE_ENDPOINTS_MAX).map(|chunk| (ports.clone(), chunk.to_vec())));
+    }
+    actions.extend(free.into_iter().map(delete));
+    actions.extend(rest.iter().filter_map(|(ports, endpoints)| create(observed, service, ports, endpoints, &labels)));
+    // A Service without pods has one empty slice, so that consumers can tell it from one not seen yet.
+    let none_wanted = wanted.is_empty() && rest.is_empty();
+    if none_wanted {
+        return keep_placeholder(observed, service, &labels, actions);
+    }
+    actions
+}
+
+fn keep_placeholder(
+    observed: &Observed,
+    service: &Service,
+    labels: &BTreeMap<String, String>,
+    actions: Vec<Action>,
+) -> Vec<Action> {
+    let empty = |slice: &&EndpointSlice| slice.endpoints.as_ref().is_none_or(Vec::is_empty);
+    match observed.slices.iter().find(empty) {
+        Some(kept) => {
+            let kept_uid = kept.metadata.uid.clone().unwrap_or_default();
+            let deletes_kept =
+                |action: &Action| matches!(&action.change, Change::Delete { of, .. } if of.uid == kept_uid);
+            actions.into_iter().filter(|action| !deletes_kept(action)).collect()
+        }
+        None => {
+            let mut actions = actions;
+            actions.extend(create(observed, service, &[], &[], labels));
+            actions
+        }
+    }
+}
+
+/// Which slices keep which endpoints, and the endpoints that found no place.
+#[allow(clippy::type_complexity, reason = "read once, right at the call")]
+fn fill<'a>(
+    slices: &[&'a EndpointSlice],
+    endpoints: Vec<Endpoint>,
+) -> (Vec<(&'a EndpointSlice, Vec<Endpoint>)>, Vec<Endpoint>) {
+    let identity = |endpoint: &Endpoint| {
+        (endpoint.addresses.clone(), endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()))
+    };
+    let mut left: BTreeMap<_, Endpoint> =
+        endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
+    let mut edits: Vec<(&EndpointSlice, Vec<Endpoint>)> = slices
+        .iter()
+        .map(|slice| {
+            (*slice, slice.endpoints.iter().flatten().filter_map(|present| left.remove(&identity(present))).collect())
+        })
+        .collect();
+    let mut left: Vec<Endpoint> = left.into_values().collect();
+    for (_, kept) in &mut edits {
+        let room = SLICE_ENDPOINTS_MAX.saturating_sub(kept.len()).min(left.len());
+        kept.extend(left.drain(..room));
+    }
+    (edits, left)
+}
+
+fn update(slice: &EndpointSlice, endpoints: &[Endpoint], labels: &BTreeMap<String, String>) -> Option<Action> {
+    let labelled = labels
+        .iter()
+        .all(|(name, value)| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)) == Some(value));
+    if labelled && slice.endpoints.as_deref().unwrap_or_default() == endpoints {
+        return None;
+    }
+    let body = patch::object([
+        ("metadata", patch::object([("labels", to_value(labels).ok()?)])),
+        ("endpoints", to_value(endpoints).ok()?),
+    ]);
+    let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
+    Some(Change::Patch { of, subresource: None, body, revision: None }.into())
+}
+
+fn create(
+    observed: &Observed,
+    service: &Service,
+    ports: &[EndpointPort],
+    endpoints: &[Endpoint],
+    labels: &BTreeMap<String, String>,
+) -> Option<Action> {
+    let slice = EndpointSlice {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", observed.key.name())),
+            labels: Some(labels.clone()),
+            owner_references: Some(vec![owner::controller_reference(SERVICES, &service.metadata)]),
+            ..ObjectMeta::default()
+        },
+        address_type: "IPv4".into(),
+        endpoints: Some(endpoints.to_vec()),
+        ports: (!ports.is_empty()).then(|| ports.to_vec()),
+    };
+    let object = to_value(&slice).ok()?;
+    Some(Change::Create { resource: ENDPOINT_SLICES, namespace: observed.key.namespace().into(), object }.into())
+}
+
+/// The labels of the slices: the Service's own, and what tells whose they are.
+fn labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS);
+    if service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_deref() == Some("None")) {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    labels.insert(SERVICE_NAME.into(), service.metadata.name.clone().unwrap_or_default());
+    labels.insert(MANAGED_BY.into(), ME.into());
+    labels
+}
+
+/// The endpoints by the ports they serve: a named target port may be a different number in each pod.
+fn wanted(service: &Service, pods: &[Arc<Object>]) -> Vec<(Vec<EndpointPort>, Vec<Endpoint>)> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let publish = spec.publish_not_ready_addresses.unwrap_or(false);
+    let mut by_ports: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for pod in pods {
+        let lite = pod.project::<PodLite>();
+        if lite.status.pod_ips.is_empty()
+            || matches!(&*lite.status.phase, "Succeeded" | "Failed")
+            || !seen.insert(pod.uid())
+        {
+            continue;
+        }
+        let ports = ports(spec.ports.as_deref().unwrap_or_default(), lite);
+        let endpoint = endpoint(pod, service, publish);
+        match by_ports.iter_mut().find(|(present, _)| *present == ports) {
+            Some((_, endpoints)) => endpoints.push(endpoint),
+            None => by_ports.push((ports, vec![endpoint])),
+        }
+    }
+    by_ports
+}
+
+fn endpoint(pod: &Object, service: &Service, publish: bool) -> Endpoint {
+    let lite = pod.project::<PodLite>();
+    let terminating = pod.meta().deletion.is_some();
+    let serving = is_pod_ready(lite);
+    let subdomain_is_mine = !lite.spec.network.hostname.is_empty()
+        && Some(&*lite.spec.network.subdomain) == service.metadata.name.as_deref();
+    Endpoint {
+        addresses: vec![lite.status.pod_ips[0].to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(publish || (serving && !terminating)),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        hostname: subdomain_is_mine.then(|| lite.spec.network.hostname.to_string()),
+        node_name: Some(lite.spec.node_name.to_string()).filter(|name| !name.is_empty()),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".into()),
+            namespace: Some(pod.namespace().into()),
+            name: Some(pod.name().into()),
+            uid: Some(pod.uid().into()),
+            ..ObjectReference::default()
+        }),
+        ..Endpoint::default()
+    }
+}
+
+/// The ports of a Service as one pod serves them; a named target that the pod does not have is left out.
+pub(crate) fn ports(ports: &[ServicePort], pod: &PodLite) -> Vec<EndpointPort> {
+    let resolve = |port: &ServicePort| {
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+        let number = match port.target_port.as_ref() {
+            None => port.port,
+            Some(IntOrString::Int(number)) if *number == 0 => port.port,
+            Some(IntOrString::Int(number)) => *number,
+            Some(IntOrString::String(name)) => port_named(pod, name, &protocol)?,
+        };
+        Some(EndpointPort {
+            name: Some(port.name.clone().unwrap_or_default()),
+            port: Some(number),
+            protocol: Some(protocol),
+            app_protocol: port.app_protocol.clone(),
+        })
+    };
+    ports.iter().filter_map(resolve).collect()
+}
+
+/// The number of a port that a container of the pod names.
+fn port_named(pod: &PodLite, name: &str, protocol: &str) -> Option<i32> {
+    let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
+    let protocol_of = |port: &str| if port.is_empty() { "TCP".to_owned() } else { port.to_owned() };
+    ports
+        .filter(|port| &*port.name == name && protocol_of(&port.protocol) == protocol)
+        .map(|port| port.container_port)
+        .next()
+}
+
+#[cfg(test)]
+mod tests;

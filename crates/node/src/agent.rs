@@ -1,0 +1,311 @@
+//! The agent's loop: pods of the API and events of the runtime, routed to one worker a pod.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use api::projection::ServiceLite;
+use client::{Cache, Client, ClientError, Object, Target, Watched};
+use cri::{Runtime, RuntimeEvent};
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::Pod;
+use reconcile::plan::kinds::PODS;
+use reconcile::{Note, Recorder, Reference, Severity};
+use stdx::{BoxFuture, TaskTree};
+
+use crate::cgroup::Cgroups;
+use crate::pod::create::NodeFacts;
+use crate::pod::env::Sources;
+use crate::pod::seen::POD_UID;
+use crate::pod::worker::{Handle, Message};
+use crate::pod::{name, namespace, spec, uid};
+use crate::register::Registration;
+use crate::services;
+use crate::volume::{Roots, Tokens};
+
+/// The node's service rules, as far as an ending pod is concerned.
+pub trait Rules: Send + Sync {
+    /// Takes a pod's address out of the rules; resolves when the kernel has them.
+    fn withdraw(&self, ip: IpAddr) -> BoxFuture<'_, ()>;
+}
+
+/// What an agent is made of.
+pub struct Options {
+    pub client: Client,
+    pub runtime: Arc<dyn Runtime>,
+    pub rules: Arc<dyn Rules>,
+    pub registration: Registration,
+    pub cgroups: Cgroups,
+    pub facts: NodeFacts,
+    pub roots: Roots,
+    /// Services of the whole cluster, shared with the data plane.
+    pub services: Cache,
+    pub tasks: TaskTree,
+}
+
+/// What every part of the agent uses.
+pub struct Context {
+    pub client: Client,
+    pub runtime: Arc<dyn Runtime>,
+    pub rules: Arc<dyn Rules>,
+    pub recorder: Recorder,
+    pub cgroups: Cgroups,
+    pub facts: NodeFacts,
+    pub roots: Roots,
+    pub services: Cache,
+    pub host_ip: String,
+    pub runtime_name: String,
+    pub tasks: TaskTree,
+}
+
+/// Tokens, and when the soonest has to be fetched again.
+pub struct FetchedTokens {
+    pub values: Tokens,
+    pub refresh_after: Option<Duration>,
+}
+
+impl Context {
+    /// Records an event about a pod or, with `field`, a part of it.
+    pub fn tell(&self, pod: &Pod, field: &str, severity: Severity, reason: &'static str, message: String) {
+        let regarding = Reference {
+            resource: PODS,
+            namespace: namespace(pod).into(),
+            name: name(pod).into(),
+            uid: uid(pod).into(),
+        };
+        self.recorder.record(Note { regarding, field: field.into(), severity, reason, message });
+    }
+
+    /// What a pod's variables and files may say besides ConfigMaps and Secrets.
+    pub fn sources(&self, pod: &Pod, pod_ip: Option<IpAddr>) -> Sources {
+        Sources {
+            pod_ip: pod_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            host_ip: self.host_ip.clone(),
+            services: self.service_variables(pod),
+            ..Sources::default()
+        }
+    }
+
+    fn service_variables(&self, pod: &Pod) -> Vec<(String, String)> {
+        let snapshot = self.services.snapshot();
+        let links = spec(pod).enable_service_links != Some(false);
+        let own = namespace(pod);
+        let mut seen: BTreeMap<&str, &ServiceLite> = BTreeMap::new();
+        for service in snapshot.iter() {
+            let is_api = service.namespace() == "default" && service.name() == "kubernetes";
+            // A pod's own namespace wins over the API server's name.
+            if links && service.namespace() == own {
+                seen.insert(service.name(), service.project());
+            } else if is_api {
+                seen.entry(service.name()).or_insert(service.project());
+            }
+        }
+        services::variables(seen.into_values())
+    }
+
+    /// Fetches tokens of the pod's service account, bound to the pod.
+    pub async fn tokens(&self, pod: &Pod, wanted: &[(String, i64)]) -> Result<FetchedTokens, ClientError> {
+        let account = spec(pod).service_account_name.unwrap_or_else(|| "default".into());
+        let mut fetched = FetchedTokens { values: Tokens::new(), refresh_after: None };
+        for (audience, seconds) in wanted {
+            let request = TokenRequest {
+                spec: Some(TokenRequestSpec {
+                    audiences: (!audience.is_empty()).then(|| vec![audience.clone()]),
+                    expiration_seconds: Some(*seconds),
+                    bound_object_ref: Some(BoundObjectReference {
+                        api_version: Some("v1".into()),
+                        kind: Some("Pod".into()),
+                        name: Some(name(pod).into()),
+                        uid: Some(uid(pod).into()),
+                    }),
+                }),
+                ..TokenRequest::default()
+            };
+            let target = Target::new("", "v1", "serviceaccounts").namespace(namespace(pod)).name(account.as_str());
+            let answer = self.client.create_subresource(target, "token", &request).await?;
+            let answer: TokenRequest = api::value::from_value(&answer)
+                .map_err(|error| ClientError::Decode { what: "token", message: error.to_string() })?;
+            let status = answer.status.unwrap_or_default();
+            let expires = status.expiration_timestamp.map_or(stdx::wall(), |time| time.0);
+            let left = expires.duration_since(stdx::wall()).as_secs_f64();
+            // At four fifths of its life. Upstream: `token_manager.go`.
+            let refresh = Duration::from_secs_f64((left * 0.8).max(1.0));
+            fetched.refresh_after = Some(fetched.refresh_after.map_or(refresh, |other| other.min(refresh)));
+            fetched.values.insert((audience.clone(), *seconds), status.token.unwrap_or_default());
+        }
+        Ok(fetched)
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    context: Arc<Context>,
+    pods: Cache,
+    registration: Registration,
+    workers: Mutex<BTreeMap<String, Handle>>,
+}
+
+impl Agent {
+    /// Makes an agent; [`Agent::run`] runs it.
+    pub async fn new(options: Options) -> cri::Result<Arc<Agent>> {
+        let node = options.facts.name.clone();
+        let version = options.runtime.version().await?;
+        let recorder = Recorder::start(options.client.clone(), "kubelet", &node, &options.tasks);
+        let watched = Watched::new(Target::new("", "v1", "pods")).fields(format!("spec.nodeName={node}"));
+        let pods = Cache::start(&options.tasks, options.client.clone(), watched);
+        let context = Context {
+            client: options.client,
+            runtime: options.runtime,
+            rules: options.rules,
+            recorder,
+            cgroups: options.cgroups,
+            facts: options.facts,
+            roots: options.roots,
+            services: options.services,
+            host_ip: options.registration.address.to_string(),
+            runtime_name: version.runtime_name,
+            tasks: options.tasks,
+        };
+        Ok(Arc::new(Agent {
+            context: Arc::new(context),
+            pods,
+            registration: options.registration,
+            workers: Mutex::default(),
+        }))
+    }
+
+    /// What the agent's parts use; for its server.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// A pod of this node by name, if the agent has it.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.pods.snapshot().get(namespace, name).cloned()
+    }
+
+    /// Every pod of this node.
+    pub fn pods(&self) -> Vec<Arc<Object>> {
+        self.pods.snapshot().iter().cloned().collect()
+    }
+
+    /// Runs until the task tree is cancelled.
+    pub async fn run(self: Arc<Agent>) {
+        let tasks = self.context.tasks.clone();
+        let (client, runtime) = (self.context.client.clone(), self.context.runtime.clone());
+        tasks.spawn("registration", self.registration.clone().run(client, runtime));
+        let mut runtime_events = self.context.runtime.events();
+        let mut changes = self.pods.subscribe();
+        // Nothing is started or removed before the first complete list from the API.
+        self.context.services.synced().await;
+        let first = self.pods.synced().await;
+        for object in first.iter() {
+            self.tell_pod(object).await;
+        }
+        self.remove_strangers().await;
+        loop {
+            tokio::select! {
+                batch = changes.next() => {
+                    for change in batch {
+                        match (change.old, change.new) {
+                            (old, Some(new)) => {
+                                // The name may be another pod's by now.
+                                if let Some(old) = old.filter(|old| old.uid() != new.uid()) {
+                                    self.tell(old.uid(), Message::Gone).await;
+                                }
+                                self.tell_pod(&new).await;
+                            }
+                            (Some(old), None) => self.tell(old.uid(), Message::Gone).await,
+                            (None, None) => {}
+                        }
+                    }
+                }
+                event = runtime_events.next() => match event {
+                    Some(RuntimeEvent::Container(event)) => self.tell(&event.pod.uid, Message::Runtime).await,
+                    Some(RuntimeEvent::Missed) => self.tell_all().await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn tell_pod(&self, object: &Arc<Object>) {
+        if self.tell_worker(object.uid(), Message::Pod(object.clone())).await {
+            return;
+        }
+        match object.typed::<Pod>() {
+            Ok(pod) if self.is_over(&pod) => {}
+            Ok(pod) => {
+                let handle = Handle::start(self.context.clone(), pod);
+                self.workers().insert(object.uid().to_owned(), handle);
+            }
+            Err(error) => tracing::error!(?object, %error, "pod does not have its kind's shape"),
+        }
+    }
+
+    /// An ended pod needs a worker only to be removed.
+    fn is_over(&self, pod: &Pod) -> bool {
+        let ended =
+            matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+        ended && pod.metadata.deletion_timestamp.is_none()
+    }
+
+    async fn tell(&self, uid: &str, message: Message) {
+        self.tell_worker(uid, message).await;
+    }
+
+    async fn tell_all(&self) {
+        let uids: Vec<String> = self.workers().keys().cloned().collect();
+        for uid in uids {
+            self.tell(&uid, Message::Runtime).await;
+        }
+    }
+
+    async fn tell_worker(&self, uid: &str, message: Message) -> bool {
+        let handle = self.workers().get(uid).cloned();
+        let Some(handle) = handle else { return false };
+        let told = handle.tell(message).await;
+        if !told {
+            self.workers().remove(uid);
+        }
+        told
+    }
+
+    /// Ends what runs on this node for pods that the API does not have.
+    async fn remove_strangers(&self) {
+        let sandboxes = match self.context.runtime.list_pod_sandbox(cri::PodSandboxFilter::default()).await {
+            Ok(sandboxes) => sandboxes,
+            Err(error) => return tracing::warn!(%error, "sandboxes not listed: strangers stay"),
+        };
+        for sandbox in sandboxes {
+            let uid = sandbox.labels.get(POD_UID).cloned().unwrap_or_default();
+            if uid.is_empty() || self.workers().contains_key(&uid) {
+                continue;
+            }
+            let known = self.pods.snapshot().iter().any(|pod| pod.uid() == uid);
+            if !known {
+                let handle = Handle::start(self.context.clone(), stranger(&sandbox));
+                handle.tell(Message::Gone).await;
+                self.workers().insert(uid, handle);
+            }
+        }
+    }
+
+    fn workers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.workers.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// As much of a forgotten pod as it takes to end it.
+fn stranger(sandbox: &cri::PodSandbox) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.name = Some(sandbox.metadata.name.clone());
+    pod.metadata.namespace = Some(sandbox.metadata.namespace.clone());
+    pod.metadata.uid = Some(sandbox.metadata.uid.clone());
+    pod.metadata.creation_timestamp = Timestamp::from_nanosecond(sandbox.created_at.into())
+        .ok()
+        .map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time);
+    pod
+}

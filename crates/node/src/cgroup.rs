@@ -1,0 +1,229 @@
+//! Control groups of pods: which group a pod has, and its limits. The runtime makes those of containers below.
+//!
+//! Layout as upstream's `cgroupfs` driver: `kubepods[/burstable|/besteffort]/pod<uid>`. Versions 1 and 2; all are files
+//! below one root, so that both can be tested anywhere.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pod::create::{QUOTA_PERIOD, amount, quota, shares};
+use crate::pod::{containers, spec, uid};
+
+/// Controllers of version 1 that pods have groups in.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
+/// Other hierarchies in which containers get a group below the pod's.
+const OTHERS: [&str; 4] = ["devices", "freezer", "blkio", "systemd"];
+
+/// The control groups of the machine.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    /// `/sys/fs/cgroup`
+    root: PathBuf,
+    /// Group below which all of this node's pods are, without slashes at the ends; several nodes of one machine differ by it.
+    parent: String,
+    unified: bool,
+}
+
+/// A pod's limits in the units of control groups; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_shares: i64,
+    pub cpu_quota: i64,
+    pub memory_bytes: i64,
+}
+
+impl Cgroups {
+    /// The groups below `root`; the unified hierarchy is told by its file of controllers, and counts only with memory in it.
+    pub fn open(root: &Path, parent: &str) -> Cgroups {
+        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        let unified = controllers.split_whitespace().any(|controller| controller == "memory");
+        Cgroups { root: root.into(), parent: parent.trim_matches('/').into(), unified }
+    }
+
+    /// The pod's group as a path below each hierarchy's root.
+    pub fn path(&self, pod: &Pod) -> String {
+        let class = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).unwrap_or("BestEffort");
+        let tier = match class {
+            "Guaranteed" => "",
+            "Burstable" => "/burstable",
+            _ => "/besteffort",
+        };
+        format!("/{}{tier}/pod{}", self.parent, uid(pod))
+    }
+
+    /// Makes the pod's group with its limits.
+    pub fn create(&self, pod: &Pod) -> io::Result<()> {
+        let path = self.path(pod);
+        let limits = limits(pod);
+        if self.unified { self.create_unified(&path, limits) } else { self.create_split(&path, limits) }
+    }
+
+    /// Removes the pod's group; nothing lives in it any more.
+    pub fn remove(&self, pod: &Pod) -> io::Result<()> {
+        let path = self.path(pod);
+        let folders: Vec<PathBuf> = match self.unified {
+            true => vec![self.folder("", &path)],
+            false => CONTROLLERS.iter().chain(&OTHERS).map(|controller| self.folder(controller, &path)).collect(),
+        };
+        for folder in folders {
+            remove_tree(&folder)?;
+        }
+        Ok(())
+    }
+
+    fn folder(&self, controller: &str, path: &str) -> PathBuf {
+        self.root.join(controller).join(path.trim_start_matches('/'))
+    }
+
+    fn create_split(&self, path: &str, limits: Limits) -> io::Result<()> {
+        for controller in CONTROLLERS {
+            // Controllers may share a hierarchy, or not be there: then they are not enforced.
+            if self.root.join(controller).exists() {
+                let folder = self.folder(controller, path);
+                fs::create_dir_all(&folder)?;
+                if controller == "cpuset" {
+                    inherit_cpuset(&self.root.join("cpuset"), path)?;
+                }
+            }
+        }
+        let write = |controller: &str, file: &str, value: i64| {
+            fs::write(self.folder(controller, path).join(file), value.to_string())
+        };
+        write("cpu", "cpu.shares", limits.cpu_shares.max(2))?;
+        if limits.cpu_quota > 0 {
+            write("cpu", "cpu.cfs_period_us", QUOTA_PERIOD)?;
+            write("cpu", "cpu.cfs_quota_us", limits.cpu_quota)?;
+        }
+        if limits.memory_bytes > 0 {
+            write("memory", "memory.limit_in_bytes", limits.memory_bytes)?;
+        }
+        Ok(())
+    }
+
+    fn create_unified(&self, path: &str, limits: Limits) -> io::Result<()> {
+        let mut folder = self.root.clone();
+        for part in path.trim_start_matches('/').split('/') {
+            // A group's children have the controllers that its own file says.
+            fs::write(folder.join("cgroup.subtree_control"), "+cpu +memory +pids +cpuset")?;
+            folder = folder.join(part);
+            fs::create_dir_all(&folder)?;
+        }
+        fs::write(folder.join("cpu.weight"), weight(limits.cpu_shares).to_string())?;
+        if limits.cpu_quota > 0 {
+            fs::write(folder.join("cpu.max"), format!("{} {QUOTA_PERIOD}", limits.cpu_quota))?;
+        }
+        if limits.memory_bytes > 0 {
+            fs::write(folder.join("memory.max"), limits.memory_bytes.to_string())?;
+        }
+        fs::write(folder.join("cgroup.subtree_control"), "+cpu +memory +pids +cpuset")
+    }
+}
+
+/// Version 1 shares (2 to 262,144) as version 2 weight (1 to 10,000). Upstream: runc's `ConvertCPUSharesToCgroupV2Value`.
+fn weight(shares: i64) -> i64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// A group of version 1 can hold no process before it has processors and memory nodes: those of its parent.
+fn inherit_cpuset(root: &Path, path: &str) -> io::Result<()> {
+    let mut parent = root.to_path_buf();
+    for part in path.trim_start_matches('/').split('/') {
+        let folder = parent.join(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let present = fs::read_to_string(folder.join(file)).unwrap_or_default();
+            if present.trim().is_empty() {
+                fs::write(folder.join(file), fs::read_to_string(parent.join(file))?)?;
+            }
+        }
+        parent = folder;
+    }
+    Ok(())
+}
+
+/// Removes a group with those below it.
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+/// What all of a pod's containers may use together. A limit holds for the pod only when every container has one.
+pub fn limits(pod: &Pod) -> Limits {
+    let spec = spec(pod);
+    let mut limits = Limits::default();
+    let mut request = 0;
+    let (mut all_cpu, mut all_memory, mut cpu) = (true, true, 0);
+    for container in &spec.containers {
+        let resources = container.resources.clone().unwrap_or_default();
+        let cpu_limit = amount(resources.limits.as_ref(), "cpu").map(|quantity| quantity.milli_value());
+        let cpu_request = amount(resources.requests.as_ref(), "cpu").map(|quantity| quantity.milli_value());
+        let memory_limit = amount(resources.limits.as_ref(), "memory").map(|quantity| quantity.value());
+        request += cpu_request.or(cpu_limit).unwrap_or(0);
+        all_cpu &= cpu_limit.is_some();
+        all_memory &= memory_limit.is_some();
+        cpu += cpu_limit.unwrap_or(0);
+        limits.memory_bytes += memory_limit.unwrap_or(0);
+    }
+    for (_, container) in containers(&spec).filter(|(role, _)| *role == crate::pod::Role::Init) {
+        let resources = container.resources.clone().unwrap_or_default();
+        let limit = |name| amount(resources.limits.as_ref(), name);
+        all_cpu &= limit("cpu").is_some();
+        all_memory &= limit("memory").is_some();
+        cpu = cpu.max(limit("cpu").map_or(0, |quantity| quantity.milli_value()));
+        limits.memory_bytes = limits.memory_bytes.max(limit("memory").map_or(0, |quantity| quantity.value()));
+        request = request.max(amount(resources.requests.as_ref(), "cpu").map_or(0, |quantity| quantity.milli_value()));
+    }
+    limits.cpu_shares = shares(request);
+    limits.cpu_quota = if all_cpu { quota(cpu) } else { 0 };
+    limits.memory_bytes = if all_memory { limits.memory_bytes } else { 0 };
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(resources: &str) -> Pod {
+        serde_json::from_str(&format!(
+            r#"{{"metadata":{{"name":"p","uid":"u1"}},"spec":{{"containers":[{resources}]}},"status":{{"qosClass":"Burstable"}}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_limited_only_when_each_container_is() {
+        let both = r#"{"name":"a","resources":{"limits":{"cpu":"500m","memory":"64Mi"}}},{"name":"b","resources":{"limits":{"cpu":"1","memory":"64Mi"}}}"#;
+        assert_eq!(limits(&pod(both)), Limits { cpu_shares: 1536, cpu_quota: 150_000, memory_bytes: 128 << 20 });
+        let one = r#"{"name":"a","resources":{"limits":{"cpu":"500m"}}},{"name":"b"}"#;
+        assert_eq!(limits(&pod(one)), Limits { cpu_shares: 512, cpu_quota: 0, memory_bytes: 0 });
+    }
+
+    #[test]
+    fn writes_the_files_of_the_unified_hierarchy() {
+        let root = std::env::temp_dir().join(format!("isopod-node-cgroup-{}", std::process::id()));
+        drop(fs::remove_dir_all(&root));
+        fs::create_dir_all(&root).unwrap();
+        fs::write(root.join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
+        let cgroups = Cgroups::open(&root, "kubepods");
+        let pod = pod(r#"{"name":"a","resources":{"limits":{"cpu":"500m","memory":"64Mi"}}}"#);
+        cgroups.create(&pod).unwrap();
+        let folder = root.join("kubepods/burstable/podu1");
+        assert_eq!(fs::read_to_string(folder.join("cpu.max")).unwrap(), "50000 100000");
+        assert_eq!(fs::read_to_string(folder.join("memory.max")).unwrap(), (64 << 20).to_string());
+        assert_eq!(fs::read_to_string(folder.join("cpu.weight")).unwrap(), "20");
+        assert_eq!(cgroups.path(&pod), "/kubepods/burstable/podu1");
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,328 @@
+//! A pod and its containers in the runtime's terms. Pure.
+
+use std::collections::BTreeMap;
+
+use api::quantity::Quantity;
+use cri::{
+    Capability, ContainerConfig, ContainerMetadata, DnsConfig, ImageSpec, KeyValue, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
+    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RunAs, SecurityProfile,
+    Terminal,
+};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
+
+use super::env::expand;
+use super::seen::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
+use super::{name, namespace, spec, uid};
+
+/// Hidden from ordinary containers. Upstream: `defaultMaskedPaths`.
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+const MORE_MASKED_PATHS: [&str; 1] = ["/sys/devices/virtual/powercap"];
+/// Not writable for ordinary containers. Upstream: `defaultReadonlyPaths`.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Microseconds of a quota's period. Upstream: `quotaPeriod`.
+pub const QUOTA_PERIOD: i64 = 100_000;
+/// The longest host name. Upstream: `hostnameMaxLen`.
+const HOSTNAME_BYTES_MAX: usize = 63;
+
+/// What a sandbox needs to know of its node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    pub name: String,
+    /// Address of the cluster's DNS service; empty without one.
+    pub cluster_dns: String,
+    pub cluster_domain: String,
+    /// The node's own resolver settings.
+    pub host_dns: DnsConfig,
+    /// Folder of all pods' logs, `/var/log/pods`.
+    pub log_root: String,
+    /// Bytes of memory, for out-of-memory scores.
+    pub memory_bytes: i64,
+}
+
+/// The name the pod's processes see as their machine's.
+pub fn hostname(pod: &Pod, node: &NodeFacts) -> String {
+    let spec = spec(pod);
+    if spec.host_network == Some(true) {
+        return node.name.clone();
+    }
+    let wanted = spec.hostname.filter(|hostname| !hostname.is_empty()).unwrap_or_else(|| name(pod).to_owned());
+    wanted[..wanted.len().min(HOSTNAME_BYTES_MAX)].trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The folder of a pod's logs.
+pub fn log_directory(pod: &Pod, node: &NodeFacts) -> String {
+    format!("{}/{}_{}_{}", node.log_root, namespace(pod), name(pod), uid(pod))
+}
+
+/// The sandbox to make.
+pub fn sandbox(pod: &Pod, attempt: u32, cgroup_parent: &str, node: &NodeFacts) -> PodSandboxConfig {
+    let spec = spec(pod);
+    let security = spec.security_context.clone().unwrap_or_default();
+    let mut labels = pod.metadata.labels.clone().unwrap_or_default();
+    labels.extend(identity(pod));
+    let sysctls = security.sysctls.iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect();
+    let privileged = super::containers(&spec).any(|(_, container)| {
+        container.security_context.as_ref().and_then(|security| security.privileged) == Some(true)
+    });
+    PodSandboxConfig {
+        metadata: PodSandboxMetadata {
+            name: name(pod).into(),
+            uid: uid(pod).into(),
+            namespace: namespace(pod).into(),
+            attempt,
+        },
+        hostname: if spec.host_network == Some(true) { String::new() } else { hostname(pod, node) },
+        log_directory: log_directory(pod, node),
+        dns_config: Some(dns(pod, node)),
+        port_mappings: Vec::new(),
+        labels,
+        annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+        linux: LinuxPodSandboxConfig {
+            cgroup_parent: cgroup_parent.into(),
+            security_context: LinuxSandboxSecurityContext {
+                namespace_options: namespaces(pod),
+                run_as: run_as(&security, None),
+                privileged,
+                ..LinuxSandboxSecurityContext::default()
+            },
+            sysctls,
+            overhead: None,
+            resources: None,
+        },
+    }
+}
+
+fn identity(pod: &Pod) -> [(String, String); 3] {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    [pair(POD_NAME, name(pod)), pair(POD_NAMESPACE, namespace(pod)), pair(POD_UID, uid(pod))]
+}
+
+fn namespaces(pod: &Pod) -> NamespaceOption {
+    let spec = spec(pod);
+    let node_if = |host: Option<bool>| if host == Some(true) { NamespaceMode::Node } else { NamespaceMode::Pod };
+    NamespaceOption {
+        network: node_if(spec.host_network),
+        pid: match (spec.host_pid, spec.share_process_namespace) {
+            (Some(true), _) => NamespaceMode::Node,
+            (_, Some(true)) => NamespaceMode::Pod,
+            _ => NamespaceMode::Container,
+        },
+        ipc: node_if(spec.host_ipc),
+        own_users: spec.host_users == Some(false),
+    }
+}
+
+/// What the pod resolves names with. Upstream: `network/dns`.
+fn dns(pod: &Pod, node: &NodeFacts) -> DnsConfig {
+    let spec = spec(pod);
+    let host_network = spec.host_network == Some(true);
+    let mut dns = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
+        "None" => DnsConfig::default(),
+        "ClusterFirst" if !host_network && !node.cluster_dns.is_empty() => cluster_dns(pod, node),
+        "ClusterFirstWithHostNet" if !node.cluster_dns.is_empty() => cluster_dns(pod, node),
+        _ => node.host_dns.clone(),
+    };
+    if let Some(config) = spec.dns_config {
+        let add = |list: &mut Vec<String>, more: Vec<String>| {
+            for item in more {
+                if !list.contains(&item) {
+                    list.push(item);
+                }
+            }
+        };
+        add(&mut dns.servers, config.nameservers.unwrap_or_default());
+        add(&mut dns.searches, config.searches.unwrap_or_default());
+        for option in config.options.unwrap_or_default() {
+            let name = option.name.unwrap_or_default();
+            dns.options.retain(|present| present.split(':').next() != Some(&name));
+            dns.options.push(option.value.map_or(name.clone(), |value| format!("{name}:{value}")));
+        }
+    }
+    dns
+}
+
+fn cluster_dns(pod: &Pod, node: &NodeFacts) -> DnsConfig {
+    let domain = &node.cluster_domain;
+    let mut searches = vec![format!("{}.svc.{domain}", namespace(pod)), format!("svc.{domain}"), domain.clone()];
+    searches.extend(node.host_dns.searches.iter().filter(|search| *search != ".").cloned());
+    DnsConfig { servers: vec![node.cluster_dns.clone()], searches, options: vec!["ndots:5".into()] }
+}
+
+/// What a container needs besides the pod's text.
+pub struct Parts {
+    pub attempt: u32,
+    pub envs: Vec<KeyValue>,
+    /// Volumes and files, in place on the node.
+    pub mounts: Vec<Mount>,
+    pub image_ref: String,
+}
+
+/// The container to make.
+pub fn container(pod: &Pod, container: &Container, parts: Parts, node: &NodeFacts) -> ContainerConfig {
+    let variables: BTreeMap<String, String> =
+        parts.envs.iter().map(|variable| (variable.key.clone(), variable.value.clone())).collect();
+    let expanded = |words: &Option<Vec<String>>| words.iter().flatten().map(|word| expand(word, &variables)).collect();
+    let mut labels: cri::StringMap = identity(pod).into();
+    labels.insert(CONTAINER_NAME.into(), container.name.clone());
+    let mut annotations = cri::StringMap::new();
+    annotations.insert("io.kubernetes.container.restartCount".into(), parts.attempt.to_string());
+    let image = container.image.clone().unwrap_or_default();
+    ContainerConfig {
+        metadata: ContainerMetadata { name: container.name.clone(), attempt: parts.attempt },
+        image: ImageSpec { image: parts.image_ref, user_specified_image: image, ..ImageSpec::default() },
+        command: expanded(&container.command),
+        args: expanded(&container.args),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        envs: parts.envs,
+        mounts: parts.mounts,
+        labels,
+        annotations,
+        log_path: format!("{}/{}.log", container.name, parts.attempt),
+        terminal: Terminal {
+            stdin: container.stdin.unwrap_or(false),
+            stdin_once: container.stdin_once.unwrap_or(false),
+            tty: container.tty.unwrap_or(false),
+        },
+        linux: LinuxContainerConfig {
+            resources: resources(pod, container, node),
+            security_context: security(pod, container),
+            devices: Vec::new(),
+            stop_signal: container
+                .lifecycle
+                .as_ref()
+                .and_then(|lifecycle| lifecycle.stop_signal.clone())
+                .unwrap_or_default(),
+        },
+    }
+}
+
+/// Mount propagation in the runtime's terms.
+pub fn propagation(mode: Option<&str>) -> MountPropagation {
+    match mode {
+        Some("HostToContainer") => MountPropagation::HostToContainer,
+        Some("Bidirectional") => MountPropagation::Bidirectional,
+        _ => MountPropagation::Private,
+    }
+}
+
+/// A request or limit of a container.
+pub fn amount(
+    list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+    name: &str,
+) -> Option<Quantity> {
+    list?.get(name).and_then(|quantity| Quantity::parse(&quantity.0).ok())
+}
+
+/// Limits of a container's control group. Upstream: `generateLinuxContainerResources`.
+fn resources(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxContainerResources {
+    let resources = container.resources.clone().unwrap_or_default();
+    let limits = resources.limits.as_ref();
+    let requests = resources.requests.as_ref();
+    let cpu_limit = amount(limits, "cpu").map(|quantity| quantity.milli_value()).unwrap_or(0);
+    let cpu_request = amount(requests, "cpu").map_or(cpu_limit, |quantity| quantity.milli_value());
+    let memory_limit = amount(limits, "memory").map(|quantity| quantity.value()).unwrap_or(0);
+    LinuxContainerResources {
+        cpu_period: QUOTA_PERIOD,
+        cpu_quota: quota(cpu_limit),
+        cpu_shares: shares(cpu_request),
+        memory_limit_in_bytes: memory_limit,
+        oom_score_adj: oom_score(pod, container, node.memory_bytes),
+        ..LinuxContainerResources::default()
+    }
+}
+
+/// Weight of a request in thousandths of a core. Upstream: `MilliCPUToShares`.
+pub fn shares(milli: i64) -> i64 {
+    (milli * 1024 / 1000).clamp(2, 262_144)
+}
+
+/// Microseconds per period of a limit in thousandths of a core; 0 is no limit. Upstream: `MilliCPUToQuota`.
+pub fn quota(milli: i64) -> i64 {
+    if milli == 0 { 0 } else { (milli * QUOTA_PERIOD / 1000).max(1000) }
+}
+
+/// Whom the kernel kills first when memory runs out. Upstream: `qos.GetContainerOOMScoreAdjust`.
+fn oom_score(pod: &Pod, container: &Container, memory_bytes: i64) -> i64 {
+    let class = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).unwrap_or("BestEffort");
+    let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000);
+    match class {
+        _ if critical => -997,
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+            let request = amount(requests, "memory").map(|quantity| quantity.value()).unwrap_or(0);
+            let score = 1000 - 1000_i64.saturating_mul(request) / memory_bytes.max(1);
+            score.clamp(3, 999)
+        }
+    }
+}
+
+fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
+    let own = container.security_context.clone().unwrap_or_default();
+    let privileged = own.privileged == Some(true);
+    let capabilities = own.capabilities.clone().unwrap_or_default();
+    let bare = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let paths = |paths: &[&str]| if bare { Vec::new() } else { paths.iter().map(ToString::to_string).collect() };
+    let masked: Vec<&str> = MASKED_PATHS.into_iter().chain(MORE_MASKED_PATHS).collect();
+    LinuxContainerSecurityContext {
+        capabilities: Capability {
+            add_capabilities: capabilities.add.unwrap_or_default(),
+            drop_capabilities: capabilities.drop.unwrap_or_default(),
+            add_ambient_capabilities: Vec::new(),
+        },
+        privileged,
+        namespace_options: namespaces(pod),
+        selinux_options: None,
+        run_as: run_as(&of_pod, Some(&own)),
+        readonly_rootfs: own.read_only_root_filesystem == Some(true),
+        no_new_privs: own.allow_privilege_escalation == Some(false),
+        masked_paths: paths(&masked),
+        readonly_paths: paths(&READONLY_PATHS),
+        seccomp: seccomp(own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref()), privileged),
+        apparmor: None,
+    }
+}
+
+fn seccomp(profile: Option<&SeccompProfile>, privileged: bool) -> SecurityProfile {
+    match profile {
+        _ if privileged => SecurityProfile::Unconfined,
+        Some(profile) => match profile.type_.as_str() {
+            "RuntimeDefault" => SecurityProfile::RuntimeDefault,
+            "Localhost" => SecurityProfile::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+            _ => SecurityProfile::Unconfined,
+        },
+        // Upstream leaves it off unless told otherwise; secure by default costs nothing here.
+        None => SecurityProfile::RuntimeDefault,
+    }
+}
+
+fn run_as(of_pod: &PodSecurityContext, own: Option<&SecurityContext>) -> RunAs {
+    RunAs {
+        user: own.and_then(|own| own.run_as_user).or(of_pod.run_as_user),
+        username: String::new(),
+        group: own.and_then(|own| own.run_as_group).or(of_pod.run_as_group),
+        supplemental_groups: of_pod.supplemental_groups.clone().unwrap_or_default(),
+        supplemental_groups_policy: match of_pod.supplemental_groups_policy.as_deref() {
+            Some("Strict") => cri::SupplementalGroupsPolicy::Strict,
+            _ => cri::SupplementalGroupsPolicy::Merge,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,495 @@
+//! Carrying out a plan's steps: each talks to the runtime, the disk and the API, and tells how it went.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::{ContainerState, ImageSpec, Mount, PullImageRequest};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use reconcile::Severity;
+
+use super::create::{self, Parts};
+use super::env::{Sources, environment};
+use super::images::{self, Verdict};
+use super::memory::{Memory, Waiting};
+use super::plan::{Step, Why};
+use super::seen::Seen;
+use super::{containers, name, spec};
+use crate::agent::Context;
+use crate::probe::Asked;
+use crate::{hook, refs, volume};
+
+/// Hooks that nobody limits otherwise.
+const HOOK_LIMIT: Duration = Duration::from_secs(600);
+/// A failed step about volumes, sandboxes or creation is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+/// As much of a termination message as is told. Upstream: `MaxContainerTerminationMessageLength`.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// How a step went.
+#[derive(Clone, Debug)]
+pub enum Went {
+    Well(Effect),
+    /// The container waits, and why.
+    Waits(Waiting, Duration),
+    /// It is tried again after a while.
+    Failed(Duration),
+}
+
+/// What a step that went well leaves to remember.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    Nothing,
+    /// Volumes are in place; the soonest token is to be fetched again after this.
+    Volumes(Option<Duration>),
+    /// A container was started; its image was pulled by the way, or not.
+    Started {
+        name: String,
+    },
+    /// The pod is out of the rules.
+    Withdrawn,
+    /// Nothing of the pod is left on the node.
+    Cleaned,
+    /// A pull failed.
+    PullFailed {
+        image: String,
+        why: Waiting,
+    },
+}
+
+/// The pod a step is about, with what was seen of it when the step was planned.
+#[derive(Clone)]
+pub struct Subject {
+    pub pod: Arc<Pod>,
+    pub seen: Arc<Seen>,
+    pub memory: Arc<Memory>,
+}
+
+/// Carries one step out.
+pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
+    let pod = &*subject.pod;
+    match step {
+        Step::PrepareVolumes => prepare_volumes(context, pod).await,
+        Step::CreateSandbox { attempt } => create_sandbox(context, pod, *attempt).await,
+        Step::Start { name, attempt } => start(context, subject, name, *attempt).await,
+        Step::Kill { id, name, grace_seconds, why } => kill(context, subject, (id, name), *grace_seconds, why).await,
+        Step::RemoveContainer { id } => done(context.runtime.remove_container(id).await, "remove container"),
+        Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
+        Step::Withdraw => {
+            if let Some(ip) = pod_ip(subject) {
+                context.rules.withdraw(ip).await;
+            }
+            Went::Well(Effect::Withdrawn)
+        }
+        Step::CleanUp => clean_up(context, subject).await,
+    }
+}
+
+fn done(result: cri::Result<()>, what: &'static str) -> Went {
+    match result {
+        Ok(()) => Went::Well(Effect::Nothing),
+        Err(error) => {
+            tracing::warn!(%error, what, "step failed");
+            Went::Failed(RETRY)
+        }
+    }
+}
+
+fn pod_ip(subject: &Subject) -> Option<IpAddr> {
+    subject.seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip)
+}
+
+async fn prepare_volumes(context: &Context, pod: &Pod) -> Went {
+    let names = refs::of_volumes(pod);
+    let found = match refs::fetch(&context.client, pod, &names).await {
+        Ok(found) => found,
+        Err(error) => {
+            context.tell(
+                pod,
+                "",
+                Severity::Warning,
+                "FailedMount",
+                format!("Unable to read volumes' sources: {error}"),
+            );
+            return Went::Failed(RETRY);
+        }
+    };
+    let tokens = match context.tokens(pod, &volume::tokens_wanted(pod)).await {
+        Ok(tokens) => tokens,
+        Err(error) => {
+            context.tell(
+                pod,
+                "",
+                Severity::Warning,
+                "FailedMount",
+                format!("Unable to fetch a service account token: {error}"),
+            );
+            return Went::Failed(RETRY);
+        }
+    };
+    let sources = context.sources(pod, None);
+    if let Err(error) = volume::prepare(&context.roots, pod, &found, &sources, &tokens.values) {
+        context.tell(pod, "", Severity::Warning, "FailedMount", crate::told(&error));
+        return Went::Failed(RETRY);
+    }
+    if let Err(error) = context.cgroups.create(pod) {
+        context.tell(
+            pod,
+            "",
+            Severity::Warning,
+            "FailedCreatePodContainer",
+            format!("unable to ensure pod container exists: {error}"),
+        );
+        return Went::Failed(RETRY);
+    }
+    Went::Well(Effect::Volumes(tokens.refresh_after))
+}
+
+async fn create_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Went {
+    let config = create::sandbox(pod, attempt, &context.cgroups.path(pod), &context.facts);
+    match context.runtime.run_pod_sandbox(config).await {
+        Ok(_) => Went::Well(Effect::Nothing),
+        Err(error) => {
+            let message = format!("Failed to create pod sandbox: {error}");
+            context.tell(pod, "", Severity::Warning, "FailedCreatePodSandBox", message);
+            Went::Failed(RETRY)
+        }
+    }
+}
+
+async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -> Went {
+    let pod = &*subject.pod;
+    let spec = spec(pod);
+    let Some(container) = containers(&spec).map(|(_, container)| container).find(|container| container.name == name)
+    else {
+        return Went::Well(Effect::Nothing);
+    };
+    let Some(sandbox) = subject.seen.ready_sandbox() else { return Went::Failed(RETRY) };
+    let image_ref = match image(context, subject, container).await {
+        Ok(image_ref) => image_ref,
+        Err(went) => return went,
+    };
+    let wait = |reason: &str, message: String| {
+        let field = field_of(pod, name);
+        context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {message}"));
+        Went::Waits(Waiting { reason: reason.into(), message }, RETRY)
+    };
+    // What an agent made and did not start before it ended is made again, as the same try.
+    for stale in subject
+        .seen
+        .containers
+        .iter()
+        .filter(|status| status.metadata.name == name && status.state == ContainerState::Created)
+    {
+        if let Err(error) = context.runtime.remove_container(&stale.id).await {
+            return wait("CreateContainerError", error.to_string());
+        }
+    }
+    let envs = match refs::fetch(&context.client, pod, &refs::of_environment(container)).await {
+        Ok(found) => {
+            let sources = Sources {
+                config_maps: found.config_maps,
+                secrets: found.secrets,
+                ..context.sources(pod, pod_ip(subject))
+            };
+            environment(pod, container, &sources)
+        }
+        Err(error) => return wait("CreateContainerConfigError", error.to_string()),
+    };
+    let envs = match envs {
+        Ok(envs) => envs,
+        Err(error) => return wait("CreateContainerConfigError", error.to_string()),
+    };
+    let mounts = match mounts(context, pod, container, attempt, pod_ip(subject)) {
+        Ok(mounts) => mounts,
+        Err(error) => return wait("CreateContainerConfigError", error.to_string()),
+    };
+    if let Err(message) = not_root(context, pod, container).await {
+        return wait("CreateContainerConfigError", message);
+    }
+    let config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
+    let id = match context.runtime.create_container(&sandbox.id, config).await {
+        Ok(id) => id,
+        Err(error) => return wait("CreateContainerError", error.to_string()),
+    };
+    let field = field_of(pod, name);
+    context.tell(pod, &field, Severity::Normal, "Created", "Container created".into());
+    if let Err(error) = context.runtime.start_container(&id).await {
+        // The runtime keeps it as ended with what went wrong; restarts go by that.
+        context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {error}"));
+        return Went::Well(Effect::Started { name: name.to_owned() });
+    }
+    context.tell(pod, &field, Severity::Normal, "Started", "Container started".into());
+    after_start(context, subject, container, &id).await;
+    Went::Well(Effect::Started { name: name.to_owned() })
+}
+
+/// Runs the postStart hook; a failed one ends the container.
+async fn after_start(context: &Context, subject: &Subject, container: &Container, id: &str) {
+    let Some(handler) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+        return;
+    };
+    let asked = Asked { runtime: &*context.runtime, container_id: id, container, pod_ip: pod_ip(subject) };
+    if let Err(error) = hook::run(&asked, handler, HOOK_LIMIT).await {
+        let field = field_of(&subject.pod, &container.name);
+        context.tell(
+            &subject.pod,
+            &field,
+            Severity::Warning,
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {error}"),
+        );
+        if let Err(error) = context.runtime.stop_container(id, Duration::from_secs(2)).await {
+            tracing::warn!(%error, "container with a failed hook not stopped");
+        }
+    }
+}
+
+/// The reference of the container's image, pulled if it has to be.
+async fn image(context: &Context, subject: &Subject, container: &Container) -> Result<String, Went> {
+    let pod = &*subject.pod;
+    let image = container.image.clone().unwrap_or_default();
+    let image_spec = ImageSpec::named(image.clone());
+    let field = field_of(pod, &container.name);
+    let failed = |error: &cri::Error| {
+        let why = images::failure(&image, error);
+        context.tell(
+            pod,
+            &field,
+            Severity::Warning,
+            "Failed",
+            format!("Failed to pull image {image:?}: {}", why.message),
+        );
+        context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {}", why.reason));
+        Went::Well(Effect::PullFailed { image: image.clone(), why })
+    };
+    let present = context.runtime.image_status(&image_spec).await.map_err(|error| failed(&error))?;
+    match images::verdict(container, present.is_some(), &subject.memory, stdx::wall()) {
+        Verdict::Use => {
+            let message =
+                format!("Container image {image:?} already present on machine and can be accessed by the pod");
+            context.tell(pod, &field, Severity::Normal, "Pulled", message);
+            Ok(present.map(|present| present.id).unwrap_or(image))
+        }
+        Verdict::Wait(waiting, left) => {
+            let reason = if waiting.reason == "ImagePullBackOff" { "BackOff" } else { "Failed" };
+            let severity = if reason == "BackOff" { Severity::Normal } else { Severity::Warning };
+            let short =
+                if reason == "BackOff" { format!("Back-off pulling image {image:?}") } else { waiting.message.clone() };
+            context.tell(pod, &field, severity, if reason == "Failed" { "ErrImageNeverPull" } else { reason }, short);
+            context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {}", waiting.reason));
+            Err(Went::Waits(waiting, left.unwrap_or(RETRY)))
+        }
+        Verdict::Pull => {
+            context.tell(pod, &field, Severity::Normal, "Pulling", format!("Pulling image {image:?}"));
+            pull(context, pod, &field, &image_spec).await.map_err(|error| failed(&error))
+        }
+    }
+}
+
+/// Pulls with each matching credential, and last without any.
+async fn pull(context: &Context, pod: &Pod, field: &str, image: &ImageSpec) -> cri::Result<String> {
+    let begun = stdx::mono();
+    let secrets = refs::fetch(&context.client, pod, &refs::of_pulls(pod)).await.unwrap_or_else(|error| {
+        tracing::warn!(pod = name(pod), %error, "pull secrets not read");
+        refs::Found::default()
+    });
+    let tries = images::credentials(&image.image, secrets.secrets.values()).into_iter().map(Some).chain([None]);
+    let mut first_error = None;
+    for auth in tries {
+        match context.runtime.pull_image(PullImageRequest { image: image.clone(), auth }).await {
+            Ok(image_ref) => {
+                let took = (stdx::mono() - begun).as_millis();
+                let size = context.runtime.image_status(image).await?.map_or(0, |image| image.size_bytes);
+                let took = if took < 1000 {
+                    format!("{took}ms")
+                } else {
+                    format!("{:.3}s", (stdx::mono() - begun).as_secs_f64())
+                };
+                let message = format!(
+                    "Successfully pulled image {:?} in {took} ({took} including waiting). Image size: {size} bytes.",
+                    image.image
+                );
+                context.tell(pod, field, Severity::Normal, "Pulled", message);
+                return Ok(image_ref);
+            }
+            // The first answer is the one with the best credentials.
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    Err(first_error.expect("there is always the try without credentials"))
+}
+
+/// Volumes, and the files the agent keeps for every container.
+fn mounts(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    attempt: u32,
+    ip: Option<IpAddr>,
+) -> std::io::Result<Vec<Mount>> {
+    let mut mounts = volume::mounts(&context.roots, pod, container);
+    let folder = volume::pod_folder(&context.roots.memory, pod);
+    std::fs::create_dir_all(&folder)?;
+    let mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
+    if !mounted(&mounts, "/etc/hosts") {
+        let hosts = folder.join("etc-hosts");
+        std::fs::write(&hosts, hosts_file(pod, context, ip))?;
+        mounts.push(Mount {
+            container_path: "/etc/hosts".into(),
+            host_path: hosts.display().to_string(),
+            ..Mount::default()
+        });
+    }
+    let path = container.termination_message_path.clone().unwrap_or_default();
+    if !path.is_empty() && !mounted(&mounts, &path) {
+        let file = message_file(context, pod, &container.name, attempt);
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&file, "")?;
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        mounts.push(Mount { container_path: path, host_path: file.display().to_string(), ..Mount::default() });
+    }
+    Ok(mounts)
+}
+
+/// Where a try of a container leaves its last words.
+pub fn message_file(context: &Context, pod: &Pod, container: &str, attempt: u32) -> std::path::PathBuf {
+    volume::pod_folder(&context.roots.disk, pod).join("containers").join(container).join(format!("{attempt}.message"))
+}
+
+/// What a container said last: its file, or the end of its log when it failed and asked for that.
+pub fn last_words(context: &Context, pod: &Pod, status: &cri::ContainerStatus) -> String {
+    let spec = spec(pod);
+    let wants_log = containers(&spec).any(|(_, container)| {
+        container.name == status.metadata.name
+            && container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
+    });
+    let file = message_file(context, pod, &status.metadata.name, status.metadata.attempt);
+    let mut words = std::fs::read(file).unwrap_or_default();
+    if words.is_empty() && wants_log && status.exit.exit_code != 0 {
+        words = crate::logs::tail(std::path::Path::new(&status.log_path), 80, 2048);
+    }
+    words.truncate(MESSAGE_BYTES_MAX);
+    String::from_utf8_lossy(&words).into_owned()
+}
+
+/// Upstream: `managedHostsFileContent`.
+fn hosts_file(pod: &Pod, context: &Context, ip: Option<IpAddr>) -> String {
+    let mut text = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+    );
+    if let Some(ip) = ip {
+        text.push_str(&format!("{ip}\t{}\n", create::hostname(pod, &context.facts)));
+    }
+    let aliases = spec(pod).host_aliases.unwrap_or_default();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
+        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.unwrap_or_default().join("\t")));
+    }
+    text
+}
+
+/// `runAsNonRoot`: refuses a container that would run as root, or as a user nobody knows the number of.
+async fn not_root(context: &Context, pod: &Pod, container: &Container) -> Result<(), String> {
+    let of_pod = spec(pod).security_context.unwrap_or_default();
+    let own = container.security_context.clone().unwrap_or_default();
+    if own.run_as_non_root.or(of_pod.run_as_non_root) != Some(true) {
+        return Ok(());
+    }
+    let suffix = format!("(pod: {:?}, container: {})", super::full_name(pod), container.name);
+    match own.run_as_user.or(of_pod.run_as_user) {
+        Some(0) => return Err(format!("container's runAsUser breaks non-root policy {suffix}")),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    let image = ImageSpec::named(container.image.clone().unwrap_or_default());
+    let image = context.runtime.image_status(&image).await.map_err(|error| error.to_string())?;
+    match image.map(|image| image.user) {
+        Some(cri::ImageUser::Uid(uid)) if uid != 0 => Ok(()),
+        Some(cri::ImageUser::Username(user)) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {suffix}"
+        )),
+        _ => Err(format!("container has runAsNonRoot and image will run as root {suffix}")),
+    }
+}
+
+/// Runs the preStop hook within the grace period and asks the container to end in what is left of it.
+async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), grace_seconds: u64, why: &Why) -> Went {
+    let pod = &*subject.pod;
+    let spec = spec(pod);
+    let container = containers(&spec).map(|(_, container)| container).find(|container| container.name == name);
+    let message = match why {
+        Why::Unhealthy(message) => format!("Container {name} {message}"),
+        Why::PodEnds | Why::SandboxLost => format!("Stopping container {name}"),
+    };
+    context.tell(pod, &field_of(pod, name), Severity::Normal, "Killing", message);
+    let begun = stdx::mono();
+    let grace = Duration::from_secs(grace_seconds);
+    let hook =
+        container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref().map(|hook| (container, hook)));
+    if let Some((container, handler)) = hook.filter(|_| !grace.is_zero()) {
+        let asked = Asked { runtime: &*context.runtime, container_id: id, container, pod_ip: pod_ip(subject) };
+        if let Err(error) = hook::run(&asked, handler, grace).await {
+            let field = field_of(pod, name);
+            context.tell(pod, &field, Severity::Warning, "FailedPreStopHook", format!("PreStopHook failed: {error}"));
+        }
+    }
+    // A hook that took all of the grace period leaves two seconds. Upstream: `minimumGracePeriodInSeconds`.
+    let left = grace.saturating_sub(stdx::mono() - begun);
+    let left =
+        if hook.is_some() { left.max(Duration::from_secs(2)).min(grace.max(Duration::from_secs(2))) } else { left };
+    match context.runtime.stop_container(id, left).await {
+        Ok(()) => Went::Well(Effect::Nothing),
+        Err(error) => {
+            let field = field_of(pod, name);
+            context.tell(pod, &field, Severity::Warning, "FailedKillPod", format!("error killing container: {error}"));
+            Went::Failed(RETRY)
+        }
+    }
+}
+
+/// Removes everything of a pod from the node.
+async fn clean_up(context: &Context, subject: &Subject) -> Went {
+    for sandbox in &subject.seen.sandboxes {
+        let stopped = context.runtime.stop_pod_sandbox(&sandbox.id).await;
+        if let Err(error) = stopped {
+            let message = format!("error killing pod: {error}");
+            context.tell(&subject.pod, "", Severity::Warning, "FailedKillPod", message);
+            return Went::Failed(RETRY);
+        }
+        if let Err(error) = context.runtime.remove_pod_sandbox(&sandbox.id).await {
+            tracing::warn!(%error, sandbox = sandbox.id, "sandbox not removed");
+            return Went::Failed(RETRY);
+        }
+    }
+    let removed = remove_files(context, &subject.pod).and_then(|()| context.cgroups.remove(&subject.pod));
+    match removed {
+        Ok(()) => Went::Well(Effect::Cleaned),
+        Err(error) => {
+            tracing::warn!(pod = name(&subject.pod), %error, "pod not cleaned up");
+            Went::Failed(RETRY)
+        }
+    }
+}
+
+fn remove_files(context: &Context, pod: &Pod) -> std::io::Result<()> {
+    let logs = std::path::PathBuf::from(create::log_directory(pod, &context.facts));
+    for folder in [volume::pod_folder(&context.roots.disk, pod), volume::pod_folder(&context.roots.memory, pod), logs] {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The part of a pod that an event about a container is about.
+pub fn field_of(pod: &Pod, container: &str) -> String {
+    let init = spec(pod).init_containers.iter().flatten().any(|init| init.name == container);
+    if init { format!("spec.initContainers{{{container}}}") } else { format!("spec.containers{{{container}}}") }
+}

@@ -1,0 +1,163 @@
+//! Fields that this agent does not honour yet: a pod that uses one is refused by the field's name, never half run.
+//!
+//! The table may only shrink. `ARCHITECTURE.md` names it.
+
+use api::value::{Value, to_value};
+use k8s_openapi::api::core::v1::Pod;
+
+/// Paths of fields that are not honoured, `*` for every item of a list. A field counts as used when it is present and is
+/// neither false, zero, empty nor the value that stands behind it here.
+pub const UNHONOURED: &[(&str, Option<&str>)] = &[
+    ("spec.ephemeralContainers", None),
+    ("spec.hostIPC", None),
+    ("spec.hostNetwork", None),
+    ("spec.hostPID", None),
+    ("spec.hostUsers", Some("true")),
+    ("spec.hostnameOverride", None),
+    ("spec.overhead", None),
+    ("spec.resourceClaims", None),
+    ("spec.resources", None),
+    ("spec.runtimeClassName", None),
+    ("spec.setHostnameAsFQDN", None),
+    ("spec.shareProcessNamespace", None),
+    ("spec.subdomain", None),
+    ("spec.os.name", Some("linux")),
+    ("spec.securityContext.appArmorProfile", None),
+    ("spec.securityContext.fsGroup", None),
+    ("spec.securityContext.fsGroupChangePolicy", None),
+    ("spec.securityContext.seLinuxChangePolicy", None),
+    ("spec.securityContext.seLinuxOptions", None),
+    ("spec.securityContext.windowsOptions", None),
+    ("spec.initContainers.*.restartPolicy", None),
+    ("spec.initContainers.*.restartPolicyRules", None),
+    ("spec.initContainers.*.resources.claims", None),
+    ("spec.initContainers.*.volumeDevices", None),
+    ("spec.initContainers.*.volumeMounts.*.subPath", None),
+    ("spec.initContainers.*.volumeMounts.*.subPathExpr", None),
+    ("spec.initContainers.*.securityContext.appArmorProfile", None),
+    ("spec.initContainers.*.securityContext.procMount", Some("Default")),
+    ("spec.initContainers.*.securityContext.seLinuxOptions", None),
+    ("spec.initContainers.*.securityContext.windowsOptions", None),
+    ("spec.initContainers.*.env.*.valueFrom.fileKeyRef", None),
+    ("spec.containers.*.env.*.valueFrom.fileKeyRef", None),
+    ("spec.containers.*.restartPolicy", None),
+    ("spec.containers.*.restartPolicyRules", None),
+    ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
+    ("spec.containers.*.resources.claims", None),
+    ("spec.containers.*.ports.*.hostPort", None),
+    ("spec.containers.*.ports.*.hostIP", None),
+    ("spec.containers.*.volumeDevices", None),
+    ("spec.containers.*.volumeMounts.*.subPath", None),
+    ("spec.containers.*.volumeMounts.*.subPathExpr", None),
+    ("spec.containers.*.volumeMounts.*.mountPropagation", Some("None")),
+    ("spec.containers.*.livenessProbe.grpc", None),
+    ("spec.containers.*.readinessProbe.grpc", None),
+    ("spec.containers.*.startupProbe.grpc", None),
+    ("spec.containers.*.livenessProbe.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.readinessProbe.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.startupProbe.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.lifecycle.preStop.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.lifecycle.postStart.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.stdin", None),
+    ("spec.containers.*.securityContext.appArmorProfile", None),
+    ("spec.containers.*.securityContext.procMount", Some("Default")),
+    ("spec.containers.*.securityContext.seLinuxOptions", None),
+    ("spec.containers.*.securityContext.windowsOptions", None),
+    ("spec.readinessGates", None),
+    ("spec.volumes.*.awsElasticBlockStore", None),
+    ("spec.volumes.*.azureDisk", None),
+    ("spec.volumes.*.azureFile", None),
+    ("spec.volumes.*.cephfs", None),
+    ("spec.volumes.*.cinder", None),
+    ("spec.volumes.*.csi", None),
+    ("spec.volumes.*.emptyDir.medium", Some("Memory")),
+    ("spec.volumes.*.ephemeral", None),
+    ("spec.volumes.*.fc", None),
+    ("spec.volumes.*.flexVolume", None),
+    ("spec.volumes.*.flocker", None),
+    ("spec.volumes.*.gcePersistentDisk", None),
+    ("spec.volumes.*.gitRepo", None),
+    ("spec.volumes.*.glusterfs", None),
+    ("spec.volumes.*.hostPath", None),
+    ("spec.volumes.*.image", None),
+    ("spec.volumes.*.iscsi", None),
+    ("spec.volumes.*.nfs", None),
+    ("spec.volumes.*.persistentVolumeClaim", None),
+    ("spec.volumes.*.photonPersistentDisk", None),
+    ("spec.volumes.*.portworxVolume", None),
+    ("spec.volumes.*.projected.sources.*.clusterTrustBundle", None),
+    ("spec.volumes.*.projected.sources.*.podCertificate", None),
+    ("spec.volumes.*.quobyte", None),
+    ("spec.volumes.*.rbd", None),
+    ("spec.volumes.*.scaleIO", None),
+    ("spec.volumes.*.storageos", None),
+    ("spec.volumes.*.vsphereVolume", None),
+];
+
+/// The paths of the fields that `pod` uses although they are not honoured.
+pub fn used(pod: &Pod) -> Vec<String> {
+    let tree = to_value(pod).unwrap_or_default();
+    let mut found = Vec::new();
+    for (path, harmless) in UNHONOURED {
+        let segments: Vec<&str> = path.split('.').collect();
+        walk(&tree, &segments, String::new(), *harmless, &mut found);
+    }
+    found
+}
+
+fn walk(value: &Value, segments: &[&str], path: String, harmless: Option<&str>, found: &mut Vec<String>) {
+    let Some((first, rest)) = segments.split_first() else {
+        if says_something(value, harmless) {
+            found.push(path);
+        }
+        return;
+    };
+    if *first == "*" {
+        for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+            walk(item, rest, format!("{path}[{index}]"), harmless, found);
+        }
+    } else if let Some(inner) = value.get(first) {
+        let path = if path.is_empty() { (*first).to_owned() } else { format!("{path}.{first}") };
+        walk(inner, rest, path, harmless, found);
+    }
+}
+
+fn says_something(value: &Value, harmless: Option<&str>) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) | Value::Int(0) => false,
+        Value::Bool(true) => harmless != Some("true"),
+        Value::Array(items) => !items.is_empty(),
+        other => match other.as_str() {
+            Some(text) => !text.is_empty() && harmless != Some(text),
+            None => true,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str, expected: &[&str]) {
+        let pod: Pod = serde_json::from_str(json).unwrap();
+        assert_eq!(used(&pod), expected);
+    }
+
+    #[test]
+    fn names_the_field_by_its_path() {
+        check(
+            r#"{"spec":{"containers":[{"name":"a"},{"name":"b","ports":[{"containerPort":1,"hostPort":2}]}]}}"#,
+            &["spec.containers[1].ports[0].hostPort"],
+        );
+        check(r#"{"spec":{"containers":[],"hostNetwork":true,"hostPID":false}}"#, &["spec.hostNetwork"]);
+        check(
+            r#"{"spec":{"containers":[],"volumes":[{"name":"x","emptyDir":{"medium":"Memory"}},{"name":"y","nfs":{"server":"s","path":"p"}}]}}"#,
+            &["spec.volumes[1].nfs"],
+        );
+    }
+
+    #[test]
+    fn defaults_are_not_uses() {
+        check(r#"{"spec":{"containers":[{"name":"a","livenessProbe":{"httpGet":{"port":1,"scheme":"HTTP"}}}]}}"#, &[]);
+    }
+}

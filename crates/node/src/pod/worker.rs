@@ -1,0 +1,547 @@
+//! One task a pod: it takes in what happened, plans, starts steps, and tells the status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{DeleteOptions, Object, PatchKind, Target};
+use cri::ContainerState;
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Probe};
+use reconcile::Severity;
+use stdx::{Cancel, mono, wall};
+use tokio::sync::{mpsc, watch};
+
+use super::memory::{Health, Memory, Tries, Waiting};
+use super::plan::{Moment, Plan, Stage, Step, plan};
+use super::seen::Seen;
+use super::status::{Facts, status};
+use super::steps::{self, Effect, Subject, Went, field_of};
+use super::{containers, name, namespace, spec, uid, unhonoured};
+use crate::agent::Context;
+use crate::probe::{Asked, Found, Purpose, Tally, ask};
+
+/// Messages to a worker that wait; senders wait when there are more.
+const QUEUE: usize = 64;
+/// A runtime that does not answer is asked again after this.
+const RUNTIME_RETRY: Duration = Duration::from_secs(1);
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// The pod as the API has it now.
+    Pod(Arc<Object>),
+    /// The API has it no more.
+    Gone,
+    /// Something of it changed in the runtime.
+    Runtime,
+    /// A step ended.
+    Step(Step, Went),
+    /// A probe came to a verdict, or failed once.
+    Probe { container_id: String, purpose: Purpose, verdict: Option<bool>, failure: Option<String> },
+}
+
+/// A running worker.
+#[derive(Clone)]
+pub struct Handle {
+    queue: mpsc::Sender<Message>,
+}
+
+impl Handle {
+    /// Starts a worker for a pod.
+    pub fn start(context: Arc<Context>, pod: Pod) -> Handle {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (desired, wanted) = watch::channel(Desired::default());
+        let cancel = context.tasks.cancel().clone();
+        let writer = Writer { context: context.clone(), pod: Arc::new(pod.clone()) };
+        context.tasks.spawn("pod status", writer.run(wanted));
+        let worker = Worker {
+            adopted: pod.status.clone(),
+            pod: Arc::new(pod),
+            gone: false,
+            seen: Arc::default(),
+            memory: Memory::default(),
+            probes: BTreeMap::new(),
+            queue: queue.clone(),
+            desired,
+            context: context.clone(),
+            cancel,
+        };
+        context.tasks.spawn("pod", worker.run(messages));
+        Handle { queue }
+    }
+
+    /// Tells the worker; false when it has ended.
+    pub async fn tell(&self, message: Message) -> bool {
+        self.queue.send(message).await.is_ok()
+    }
+}
+
+struct Worker {
+    context: Arc<Context>,
+    /// With the status as last told, which is newer than the API's.
+    pod: Arc<Pod>,
+    /// The status when this worker began: what was ready before the agent restarted still is.
+    adopted: Option<PodStatus>,
+    gone: bool,
+    seen: Arc<Seen>,
+    memory: Memory,
+    /// Running probers by container and purpose; dropping one ends it.
+    probes: BTreeMap<(String, Purpose), Stop>,
+    queue: mpsc::Sender<Message>,
+    desired: watch::Sender<Desired>,
+    cancel: Cancel,
+}
+
+/// Ends a prober when dropped.
+struct Stop(Cancel);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Worker {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut again = Some(Duration::ZERO);
+        loop {
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                () = after(again) => Some(Message::Runtime),
+            };
+            let Some(message) = message else { return };
+            self.apply(message);
+            while let Ok(message) = messages.try_recv() {
+                self.apply(message);
+            }
+            match Seen::ask(&*self.context.runtime, uid(&self.pod)).await {
+                Ok(seen) => self.see(seen),
+                Err(error) => {
+                    tracing::warn!(pod = name(&self.pod), %error, "runtime does not answer");
+                    again = Some(RUNTIME_RETRY);
+                    continue;
+                }
+            }
+            let plan = self.plan();
+            again = plan.again_within;
+            self.tell_status(&plan);
+            if plan.finished && self.stage() != Stage::Wanted {
+                return;
+            }
+            for step in plan.steps {
+                self.start(step);
+            }
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        let meta = &self.pod.metadata;
+        if meta.deletion_timestamp.is_none() && !self.gone {
+            return Stage::Wanted;
+        }
+        let asked = meta.deletion_grace_period_seconds.or(spec(&self.pod).termination_grace_period_seconds);
+        Stage::Ending { grace_seconds: asked.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30) }
+    }
+
+    fn apply(&mut self, message: Message) {
+        match message {
+            Message::Runtime => {}
+            Message::Gone => self.gone = true,
+            Message::Pod(object) => match object.typed::<Pod>() {
+                Ok(mut pod) => {
+                    // What this worker told last is newer than what comes back.
+                    if let Some(told) = &self.desired.borrow().status {
+                        pod.status = Some(told.clone());
+                    }
+                    self.pod = Arc::new(pod);
+                }
+                Err(error) => tracing::error!(object = ?object, %error, "pod does not have its kind's shape"),
+            },
+            Message::Step(step, went) => self.ended(&step, went),
+            Message::Probe { container_id, purpose, verdict, failure } => {
+                self.probed(&container_id, purpose, verdict, failure);
+            }
+        }
+    }
+
+    fn ended(&mut self, step: &Step, went: Went) {
+        let subject = step.subject();
+        self.memory.under_way.remove(&subject);
+        self.memory.retry_at.remove(&subject);
+        match went {
+            Went::Well(effect) => self.remember(effect),
+            Went::Waits(waiting, left) => {
+                if let Step::Start { name, .. } = step {
+                    self.memory.waiting.insert(name.clone(), waiting);
+                }
+                self.memory.retry_at.insert(subject, mono() + left);
+            }
+            Went::Failed(left) => drop(self.memory.retry_at.insert(subject, mono() + left)),
+        }
+    }
+
+    fn remember(&mut self, effect: Effect) {
+        let memory = &mut self.memory;
+        match effect {
+            Effect::Nothing => {}
+            Effect::Volumes(refresh) => {
+                memory.volumes_ready = true;
+                memory.refresh_at = refresh.map(|refresh| mono() + refresh);
+            }
+            Effect::Started { name } => {
+                memory.waiting.remove(&name);
+                let tries = memory.restarts.get(&name).copied();
+                let restarted = self.seen.newest(&name).is_some_and(|status| status.state == ContainerState::Exited);
+                if restarted {
+                    memory.restarts.insert(name, Tries::again(tries, wall()));
+                }
+            }
+            Effect::Withdrawn => drop(memory.stopping.insert("rules".into())),
+            Effect::Cleaned => drop(memory.stopping.insert("pod".into())),
+            Effect::PullFailed { image, why } => {
+                let now = wall();
+                let tries = Tries::again(memory.pulls.get(&image).map(|(tries, _, _)| *tries), now);
+                let spec = spec(&self.pod);
+                for (_, container) in
+                    containers(&spec).filter(|(_, container)| container.image.as_deref() == Some(&image))
+                {
+                    memory.waiting.insert(container.name.clone(), why.clone());
+                }
+                // The next look says that it backs off, a moment after saying why.
+                memory.pulls.insert(image, (tries, now, why));
+                for (_, container) in containers(&spec) {
+                    memory
+                        .retry_at
+                        .entry(format!("container {}", container.name))
+                        .or_insert(mono() + Duration::from_secs(1));
+                }
+            }
+        }
+    }
+
+    /// Takes in the runtime's view: last words of what ended, probers for what runs.
+    fn see(&mut self, mut seen: Seen) {
+        for status in seen.containers.iter_mut().filter(|status| status.state == ContainerState::Exited) {
+            let words = steps::last_words(&self.context, &self.pod, status);
+            if !words.is_empty() {
+                status.exit.message = words;
+            }
+        }
+        self.seen = Arc::new(seen);
+        let running: Vec<(String, String)> =
+            self.seen.running().map(|status| (status.id.clone(), status.metadata.name.clone())).collect();
+        self.probes.retain(|(id, _), _| running.iter().any(|(running, _)| running == id));
+        self.memory.health.retain(|id, _| running.iter().any(|(running, _)| running == id));
+        self.memory.condemned.retain(|id, _| running.iter().any(|(running, _)| running == id));
+        let spec = spec(&self.pod);
+        for (id, name) in running {
+            if let Some((_, container)) = containers(&spec).find(|(_, container)| container.name == name) {
+                self.watch_over(&id, container);
+            }
+        }
+    }
+
+    /// Starts the probers that a running container should have now.
+    fn watch_over(&mut self, id: &str, container: &Container) {
+        let before = self.was_ready(id);
+        let health = *self.memory.health.entry(id.to_owned()).or_insert(Health {
+            started: container.startup_probe.is_none() || before,
+            ready: container.readiness_probe.is_none() || before,
+        });
+        let wanted = [
+            (Purpose::Startup, container.startup_probe.as_ref().filter(|_| !health.started)),
+            (Purpose::Readiness, container.readiness_probe.as_ref().filter(|_| health.started)),
+            (Purpose::Liveness, container.liveness_probe.as_ref().filter(|_| health.started)),
+        ];
+        for (purpose, probe) in wanted {
+            let key = (id.to_owned(), purpose);
+            match probe {
+                Some(probe) if self.stage() == Stage::Wanted || purpose == Purpose::Readiness => {
+                    if !self.probes.contains_key(&key) {
+                        let stop = self.start_prober(id, container, purpose, probe);
+                        self.probes.insert(key, stop);
+                    }
+                }
+                _ => drop(self.probes.remove(&key)),
+            }
+        }
+    }
+
+    /// Whether the status from before this agent says that this very container was ready.
+    fn was_ready(&self, id: &str) -> bool {
+        let statuses = self.adopted.as_ref().and_then(|status| status.container_statuses.as_ref());
+        statuses.into_iter().flatten().any(|status| {
+            status.ready && status.container_id.as_deref().is_some_and(|told| told.ends_with(&format!("//{id}")))
+        })
+    }
+
+    fn start_prober(&self, id: &str, container: &Container, purpose: Purpose, probe: &Probe) -> Stop {
+        let cancel = Cancel::default();
+        let started =
+            self.seen.containers.iter().find(|status| status.id == id).map_or(0, |status| status.times.started_at);
+        let prober = Prober {
+            context: self.context.clone(),
+            id: id.to_owned(),
+            container: container.clone(),
+            purpose,
+            probe: probe.clone(),
+            pod_ip: self.seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip),
+            started_at: started,
+            queue: self.queue.clone(),
+        };
+        let (whole, own) = (self.cancel.clone(), cancel.clone());
+        drop(stdx::spawn(async move {
+            tokio::select! {
+                () = whole.cancelled() => {}
+                () = own.cancelled() => {}
+                () = prober.run() => {}
+            }
+        }));
+        Stop(cancel)
+    }
+
+    fn probed(&mut self, id: &str, purpose: Purpose, verdict: Option<bool>, failure: Option<String>) {
+        let Some(status) = self.seen.containers.iter().find(|status| status.id == id) else { return };
+        let container = status.metadata.name.clone();
+        if let Some(failure) = &failure {
+            let message = format!("{} probe failed: {failure}", purpose.word());
+            self.context.tell(&self.pod, &field_of(&self.pod, &container), Severity::Warning, "Unhealthy", message);
+        }
+        let Some(health) = self.memory.health.get_mut(id) else { return };
+        match (purpose, verdict) {
+            (Purpose::Readiness, Some(good)) => health.ready = good,
+            (Purpose::Startup, Some(true)) => health.started = true,
+            (Purpose::Startup | Purpose::Liveness, Some(false)) => {
+                let word = purpose.word().to_lowercase();
+                self.memory.condemned.insert(id.to_owned(), format!("failed {word} probe, will be restarted"));
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&mut self) -> Plan {
+        let refused = unhonoured::used(&self.pod);
+        let stage = self.stage();
+        if !refused.is_empty() && stage == Stage::Wanted {
+            return self.refuse(&refused);
+        }
+        let now = Moment { wall: wall(), mono: mono() };
+        plan(&self.pod, stage, &self.seen, &self.memory, now)
+    }
+
+    /// Keeps the pod waiting, with the names of the fields in its status and an event.
+    fn refuse(&self, fields: &[String]) -> Plan {
+        let message = format!("not supported on this node: {}", fields.join(", "));
+        self.context.tell(&self.pod, "", Severity::Warning, "UnsupportedField", message.clone());
+        let spec = spec(&self.pod);
+        let waiting = Waiting { reason: "UnsupportedField".into(), message };
+        Plan {
+            waiting: containers(&spec).map(|(_, container)| (container.name.clone(), waiting.clone())).collect(),
+            ..Plan::default()
+        }
+    }
+
+    fn start(&mut self, step: Step) {
+        self.memory.under_way.insert(step.subject());
+        if matches!(step, Step::CreateSandbox { .. }) {
+            // A new sandbox starts everything anew.
+            self.memory.waiting.clear();
+        }
+        let subject = Subject { pod: self.pod.clone(), seen: self.seen.clone(), memory: Arc::new(self.memory.clone()) };
+        let (context, queue, cancel) = (self.context.clone(), self.queue.clone(), self.cancel.clone());
+        drop(stdx::spawn(async move {
+            // A cancelled step is done again by the next agent: each is idempotent.
+            if let Some(went) = cancel.run(steps::run(&context, &subject, &step)).await {
+                // A worker that ended wants no answers.
+                drop(queue.send(Message::Step(step, went)).await);
+            }
+        }));
+    }
+
+    fn tell_status(&mut self, plan: &Plan) {
+        let facts = Facts {
+            host_ip: self.context.host_ip.clone(),
+            runtime_name: self.context.runtime_name.clone(),
+            refusal: None,
+        };
+        let new = status(&self.pod, self.stage(), &self.seen, &self.memory, &plan.waiting, &facts, wall());
+        for (container, waiting) in plan.waiting.iter().filter(|(_, waiting)| waiting.reason == "CrashLoopBackOff") {
+            let told = self.pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+            let said = told.into_iter().flatten().any(|status| {
+                status.name == *container
+                    && status
+                        .state
+                        .as_ref()
+                        .and_then(|state| state.waiting.as_ref())
+                        .is_some_and(|told| told.message.as_ref() == Some(&waiting.message))
+            });
+            if !said {
+                let message =
+                    format!("Back-off restarting failed container {container} in pod {}", super::full_name(&self.pod));
+                self.context.tell(&self.pod, &field_of(&self.pod, container), Severity::Warning, "BackOff", message);
+            }
+        }
+        let gone = plan.finished && self.stage() != Stage::Wanted;
+        let mut pod = (*self.pod).clone();
+        pod.status = Some(new.clone());
+        self.pod = Arc::new(pod);
+        let known = self.gone;
+        self.desired.send_if_modified(|desired| {
+            let changed = desired.status.as_ref() != Some(&new) || desired.delete != gone || desired.gone != known;
+            *desired = Desired { status: Some(new), delete: gone, gone: known };
+            changed
+        });
+    }
+}
+
+async fn after(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => stdx::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the API should say of the pod.
+#[derive(Clone, Debug, Default)]
+struct Desired {
+    status: Option<PodStatus>,
+    /// Nothing is left of it: it may go.
+    delete: bool,
+    /// The API has it no more.
+    gone: bool,
+}
+
+/// Brings the API up to what is desired, the newest first, one request at a time.
+struct Writer {
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+}
+
+impl Writer {
+    async fn run(self, mut wanted: watch::Receiver<Desired>) {
+        let mut told: Option<PodStatus> = self.pod.status.clone();
+        let mut backoff = stdx::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            let desired = wanted.borrow_and_update().clone();
+            if desired.gone {
+                if desired.delete {
+                    return;
+                }
+            } else if let Some(status) = desired.status.clone() {
+                let result = self.write(told.as_ref(), &status, desired.delete).await;
+                match result {
+                    Ok(true) => return,
+                    Ok(false) => {
+                        told = Some(status);
+                        backoff.succeed();
+                    }
+                    Err(error) => {
+                        tracing::warn!(pod = name(&self.pod), %error, "pod status not written");
+                        stdx::sleep(backoff.fail()).await;
+                        continue;
+                    }
+                }
+            }
+            if wanted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes the status if it differs, and lets the pod go when nothing is left of it; true when it is gone.
+    async fn write(
+        &self,
+        told: Option<&PodStatus>,
+        status: &PodStatus,
+        delete: bool,
+    ) -> Result<bool, client::ClientError> {
+        let target = Target::new("", "v1", "pods").namespace(namespace(&self.pod)).name(name(&self.pod));
+        if told != Some(status) {
+            let body = status_patch(&self.pod, status);
+            let target = target.clone().subresource("status");
+            match self.context.client.patch(target, PatchKind::Merge, &body).await {
+                Err(error) if error.is_not_found() => return Ok(true),
+                // Another pod has the name by now.
+                Err(error) if error.is_conflict() || error.is_invalid() => {
+                    tracing::info!(pod = name(&self.pod), %error, "status refused");
+                }
+                result => drop(result?),
+            }
+        }
+        if !delete {
+            return Ok(false);
+        }
+        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid(&self.pod)) };
+        match self.context.client.delete(target, options).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The whole status as a merge patch, pinned to this very pod.
+fn status_patch(pod: &Pod, status: &PodStatus) -> api::value::Value {
+    use api::value::{Map, Value, to_value};
+    let mut tree = to_value(status).unwrap_or_default();
+    if let Value::Object(fields) = &mut tree {
+        for field in ["reason", "message", "podIP", "podIPs", "initContainerStatuses"] {
+            if fields.get(field).is_none() {
+                fields.insert(field, Value::Null);
+            }
+        }
+    }
+    let mut metadata = Map::default();
+    metadata.insert("uid", uid(pod));
+    let mut body = Map::default();
+    body.insert("metadata", Value::Object(metadata));
+    body.insert("status", tree);
+    Value::Object(body)
+}
+
+/// Asks one probe of one container again and again.
+struct Prober {
+    context: Arc<Context>,
+    id: String,
+    container: Container,
+    purpose: Purpose,
+    probe: Probe,
+    pod_ip: Option<std::net::IpAddr>,
+    started_at: i64,
+    queue: mpsc::Sender<Message>,
+}
+
+impl Prober {
+    async fn run(self) {
+        let seconds = |seconds: Option<i32>, default: u64| {
+            Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(default))
+        };
+        let running_for = wall().as_nanosecond() - i128::from(self.started_at);
+        let running_for = Duration::from_nanos(u64::try_from(running_for).unwrap_or(0));
+        stdx::sleep(seconds(self.probe.initial_delay_seconds, 0).saturating_sub(running_for)).await;
+        let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
+        let mut tally = Tally::new(self.purpose);
+        loop {
+            let next = mono() + period;
+            let asked = Asked {
+                runtime: &*self.context.runtime,
+                container_id: &self.id,
+                container: &self.container,
+                pod_ip: self.pod_ip,
+            };
+            let found = ask(&asked, &self.probe).await;
+            let verdict = tally.count(found == Found::Good, &self.probe);
+            let failure = match found {
+                Found::Good => None,
+                Found::Bad(why) => Some(why),
+            };
+            if verdict.is_some() || failure.is_some() {
+                let message = Message::Probe { container_id: self.id.clone(), purpose: self.purpose, verdict, failure };
+                if self.queue.send(message).await.is_err() {
+                    return;
+                }
+            }
+            stdx::sleep_until(next).await;
+        }
+    }
+}

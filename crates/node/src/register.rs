@@ -1,0 +1,324 @@
+//! The Node object of this machine: made at first start, its status kept, its lease renewed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::value::to_value;
+use client::{Client, ClientError, PatchKind, Target};
+use cri::Runtime;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use stdx::{Backoff, mono, wall};
+
+/// How long a lease is good. Upstream: `nodeLeaseDurationSeconds`.
+const LEASE_SECONDS: i32 = 40;
+/// How often it is renewed: a quarter of that.
+const RENEW: Duration = Duration::from_secs(10);
+/// How often the status is told although nothing changed. Upstream: `nodeStatusReportFrequency`.
+const REPORT: Duration = Duration::from_secs(300);
+/// Images told in the status. Upstream: `nodeStatusMaxImages`.
+const IMAGES_MAX: usize = 50;
+/// Pods on a node. Upstream: `maxPods`.
+pub const PODS_MAX: u32 = 110;
+
+/// What a Node says of its machine.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub name: String,
+    pub address: IpAddr,
+    /// Addresses of the pods of this node.
+    pub pod_cidr: String,
+    /// Port of the agent's own server; 0 for none.
+    pub port: u16,
+    pub labels: BTreeMap<String, String>,
+    pub machine: Machine,
+}
+
+/// Facts about the machine that do not change while the agent runs.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    pub processors: u32,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+    pub kernel_version: String,
+    pub os_image: String,
+    pub machine_id: String,
+    pub system_uuid: String,
+    pub boot_id: String,
+    /// Of this program, `v1.36.x+isopod…`.
+    pub version: String,
+}
+
+impl Machine {
+    /// Reads the facts from `/proc`, `/sys` and `/etc`.
+    pub fn read(disk: &std::path::Path, version: &str) -> std::io::Result<Machine> {
+        let text = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let memory = std::fs::read_to_string("/proc/meminfo")?;
+        let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
+        let kilobytes: u64 = memory.trim().trim_end_matches("kB").trim().parse().unwrap_or(0);
+        let disk = rustix::fs::statvfs(disk)?;
+        let release = text("/etc/os-release");
+        let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
+        let processors = std::thread::available_parallelism()?.get();
+        Ok(Machine {
+            processors: u32::try_from(processors).unwrap_or(u32::MAX),
+            memory_bytes: kilobytes * 1024,
+            disk_bytes: disk.f_blocks * disk.f_frsize,
+            kernel_version: text("/proc/sys/kernel/osrelease"),
+            os_image: pretty.trim_matches('"').to_owned(),
+            machine_id: text("/etc/machine-id"),
+            system_uuid: text("/sys/class/dmi/id/product_uuid"),
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            version: version.to_owned(),
+        })
+    }
+}
+
+impl Registration {
+    /// Registers the node, then keeps its status and lease until the task is dropped.
+    pub async fn run(self, client: Client, runtime: Arc<dyn Runtime>) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(7));
+        let mut told: Option<(NodeStatus, stdx::Mono)> = None;
+        loop {
+            let result = self.report(&client, &*runtime, &mut told).await;
+            let result = match result {
+                Ok(()) => self.renew(&client).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => {
+                    backoff.succeed();
+                    stdx::sleep(RENEW).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "node not registered or its lease not renewed");
+                    stdx::sleep(backoff.fail()).await;
+                }
+            }
+        }
+    }
+
+    fn node(&self, name: &str) -> Target {
+        Target::new("", "v1", "nodes").name(name)
+    }
+
+    /// Tells the status when it changed, when it is time, and when the Node is not there.
+    async fn report(
+        &self,
+        client: &Client,
+        runtime: &dyn Runtime,
+        told: &mut Option<(NodeStatus, stdx::Mono)>,
+    ) -> Result<(), ClientError> {
+        let before = told.as_ref().map(|(status, _)| status);
+        let status = self.status(runtime, before).await;
+        let due = told.as_ref().is_none_or(|(before, at)| mono() - *at >= REPORT || !same(before, &status));
+        if !due {
+            return Ok(());
+        }
+        if told.is_none() {
+            self.register(client).await?;
+        }
+        let mut body = api::value::Map::default();
+        body.insert("status", to_value(&status).unwrap_or_default());
+        let body = api::value::Value::Object(body);
+        client.patch(self.node(&self.name).subresource("status"), PatchKind::Strategic, &body).await?;
+        *told = Some((status, mono()));
+        Ok(())
+    }
+
+    async fn register(&self, client: &Client) -> Result<(), ClientError> {
+        let mut labels = self.labels.clone();
+        let own = [
+            ("beta.kubernetes.io/arch", go_arch()),
+            ("beta.kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", go_arch()),
+            ("kubernetes.io/hostname", &self.name),
+            ("kubernetes.io/os", "linux"),
+        ];
+        labels.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let node = Node {
+            metadata: ObjectMeta { name: Some(self.name.clone()), labels: Some(labels), ..ObjectMeta::default() },
+            spec: Some(NodeSpec {
+                pod_cidr: Some(self.pod_cidr.clone()),
+                pod_cidrs: Some(vec![self.pod_cidr.clone()]),
+                ..NodeSpec::default()
+            }),
+            status: None,
+        };
+        match client.create(Target::new("", "v1", "nodes"), &node).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_already_exists() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn status(&self, runtime: &dyn Runtime, before: Option<&NodeStatus>) -> NodeStatus {
+        let machine = &self.machine;
+        let amounts = |reserve: u64| -> BTreeMap<String, Quantity> {
+            [
+                ("cpu", machine.processors.to_string()),
+                ("memory", format!("{}Ki", machine.memory_bytes.saturating_sub(reserve) / 1024)),
+                ("ephemeral-storage", format!("{}Ki", machine.disk_bytes / 1024)),
+                ("pods", PODS_MAX.to_string()),
+                ("hugepages-1Gi", "0".into()),
+                ("hugepages-2Mi", "0".into()),
+            ]
+            .into_iter()
+            .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+            .collect()
+        };
+        let version = runtime.version().await.unwrap_or_default();
+        let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
+        NodeStatus {
+            capacity: Some(amounts(0)),
+            // What pressure eviction keeps free. Upstream: `memory.available<100Mi`.
+            allocatable: Some(amounts(100 << 20)),
+            conditions: Some(conditions(runtime, before).await),
+            addresses: Some(vec![
+                address("InternalIP", self.address.to_string()),
+                address("Hostname", self.name.clone()),
+            ]),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: self.port.into() }),
+            }),
+            node_info: Some(NodeSystemInfo {
+                architecture: go_arch().into(),
+                boot_id: machine.boot_id.clone(),
+                container_runtime_version: format!("{}://{}", version.runtime_name, version.runtime_version),
+                kernel_version: machine.kernel_version.clone(),
+                kube_proxy_version: String::new(),
+                kubelet_version: machine.version.clone(),
+                machine_id: machine.machine_id.clone(),
+                operating_system: "linux".into(),
+                os_image: machine.os_image.clone(),
+                system_uuid: machine.system_uuid.clone(),
+                swap: None,
+            }),
+            images: Some(images(runtime).await),
+            ..NodeStatus::default()
+        }
+    }
+
+    async fn renew(&self, client: &Client) -> Result<(), ClientError> {
+        let leases = Target::new("coordination.k8s.io", "v1", "leases").namespace("kube-node-lease");
+        let now = MicroTime(wall());
+        let mut body = api::value::Map::default();
+        let spec = LeaseSpec {
+            holder_identity: Some(self.name.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(now.clone()),
+            ..LeaseSpec::default()
+        };
+        body.insert("spec", to_value(&spec).unwrap_or_default());
+        let body = api::value::Value::Object(body);
+        match client.patch(leases.clone().name(self.name.as_str()), PatchKind::Merge, &body).await {
+            Err(error) if error.is_not_found() => {}
+            result => return result.map(drop),
+        }
+        let owner = client.get(self.node(&self.name)).await?;
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                namespace: Some("kube-node-lease".into()),
+                owner_references: Some(vec![OwnerReference {
+                    api_version: "v1".into(),
+                    kind: "Node".into(),
+                    name: self.name.clone(),
+                    uid: owner.uid().into(),
+                    ..OwnerReference::default()
+                }]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(spec),
+        };
+        client.create(leases, &lease).await.map(drop)
+    }
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+async fn conditions(runtime: &dyn Runtime, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
+    let broken: Vec<String> = match runtime.status().await {
+        Ok(status) => status
+            .conditions
+            .into_iter()
+            .filter(|condition| !condition.status)
+            .map(|condition| {
+                format!(
+                    "container {} not ready: {}={} reason:{} message:{}",
+                    condition.condition_type,
+                    condition.condition_type,
+                    condition.status,
+                    condition.reason,
+                    condition.message
+                )
+            })
+            .collect(),
+        Err(error) => vec![format!("container runtime is down: {error}")],
+    };
+    let ready = if broken.is_empty() {
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned())
+    } else {
+        ("Ready", "False", "KubeletNotReady", broken.join(", "))
+    };
+    let wanted = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+        ready,
+    ];
+    let now = wall();
+    let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    wanted
+        .into_iter()
+        .map(|(type_, status, reason, message)| {
+            let same = old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+            NodeCondition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: Some(reason.into()),
+                message: Some(message),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: same.and_then(|same| same.last_transition_time.clone()).or(Some(Time(now))),
+            }
+        })
+        .collect()
+}
+
+async fn images(runtime: &dyn Runtime) -> Vec<ContainerImage> {
+    let mut images = runtime.list_images().await.unwrap_or_default();
+    images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
+    images
+        .into_iter()
+        .take(IMAGES_MAX)
+        .map(|image| ContainerImage {
+            names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(5).collect()),
+            size_bytes: i64::try_from(image.size_bytes).ok(),
+        })
+        .collect()
+}
+
+/// Whether two statuses say the same, heartbeats aside.
+fn same(before: &NodeStatus, now: &NodeStatus) -> bool {
+    let bare = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    bare(before) == bare(now)
+}

@@ -1,0 +1,209 @@
+//! Carries a plan out: stage after stage, creates in growing batches, and tells what came of it.
+
+use api::value::{Map, Value};
+use client::{Client, ClientError, DeleteOptions, Deleted, Object, PatchKind, Target};
+use futures_util::future::join_all;
+use std::sync::Arc;
+
+use crate::event::Recorder;
+use crate::freshness::Awaited;
+use crate::plan::{Action, Change, Failure, Need, Note, Outcomes, Plan, Propagation, Reference, Resource, Verb};
+
+/// Creates begin with one and double, so that a quota or an admission that refuses all is not asked five hundred times.
+/// Upstream: `slowStartInitialBatchSize`.
+const FIRST_BATCH: usize = 1;
+/// Requests of one plan under way at once.
+const CONCURRENCY: usize = 64;
+
+/// What carrying out a plan came to.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    pub outcomes: Outcomes,
+    /// The revisions that the caches must show before the next decision.
+    pub awaited: Awaited,
+    /// Something changed under the decision: decide anew at once, without counting a failure.
+    pub conflict: bool,
+}
+
+/// Carries out `plan`'s stages and notes.
+pub async fn carry_out(client: &Client, recorder: &Recorder, plan: Plan) -> Carried {
+    let mut carried = Carried::default();
+    for note in plan.notes {
+        recorder.record(note);
+    }
+    for stage in plan.stages {
+        if !run_stage(client, recorder, stage, &mut carried).await {
+            break;
+        }
+    }
+    carried
+}
+
+/// Runs a stage's actions; false when one failed.
+async fn run_stage(client: &Client, recorder: &Recorder, stage: Vec<Action>, carried: &mut Carried) -> bool {
+    let (creates, others): (Vec<Action>, Vec<Action>) =
+        stage.into_iter().partition(|action| matches!(action.change, Change::Create { .. }));
+    let mut good = true;
+    for batch in others.chunks(CONCURRENCY) {
+        good &= run_batch(client, recorder, batch, carried).await;
+    }
+    let mut creates = creates.as_slice();
+    let mut size = FIRST_BATCH;
+    while !creates.is_empty() && good {
+        let (batch, rest) = creates.split_at(size.min(creates.len()));
+        good &= run_batch(client, recorder, batch, carried).await;
+        creates = rest;
+        size = (size * 2).min(CONCURRENCY);
+    }
+    good
+}
+
+async fn run_batch(client: &Client, recorder: &Recorder, batch: &[Action], carried: &mut Carried) -> bool {
+    let results = join_all(batch.iter().map(|action| request(client, &action.change))).await;
+    let mut good = true;
+    for (action, result) in batch.iter().zip(results) {
+        good &= settle(recorder, action, result, carried);
+    }
+    good
+}
+
+/// Notes what came of one action; false when it failed.
+fn settle(
+    recorder: &Recorder,
+    action: &Action,
+    result: Result<Option<Arc<Object>>, ClientError>,
+    carried: &mut Carried,
+) -> bool {
+    let (verb, resource) = identity(&action.change);
+    let error = match result {
+        Ok(object) => {
+            let name =
+                object.as_ref().map_or_else(|| name_of(&action.change).to_owned(), |object| object.name().to_owned());
+            if let Some(object) = object {
+                carried.awaited.wrote(resource, object.revision());
+            }
+            if let Some(note) = &action.on_success {
+                recorder.record(filled(note, &name, ""));
+            }
+            return true;
+        }
+        Err(error) => error,
+    };
+    // What was to be deleted or changed is gone: nothing is left to do about it.
+    if error.is_not_found() && verb != Verb::Create {
+        return true;
+    }
+    // Nothing can be made in a namespace that goes, and nothing has to be.
+    if error.is_namespace_terminating() {
+        return false;
+    }
+    if error.is_conflict() {
+        carried.conflict = true;
+        return false;
+    }
+    let message = error.to_string();
+    if let Some(note) = &action.on_failure {
+        recorder.record(filled(note, name_of(&action.change), &message));
+    }
+    let reason = error.status().map(|status| status.reason.clone()).unwrap_or_default();
+    carried.outcomes.failures.push(Failure { verb, resource, reason, message });
+    false
+}
+
+fn identity(change: &Change) -> (Verb, Resource) {
+    match change {
+        Change::Create { resource, .. } => (Verb::Create, *resource),
+        Change::Patch { of, .. } => (Verb::Patch, of.resource),
+        Change::Replace { of, .. } => (Verb::Replace, of.resource),
+        Change::Delete { of, .. } => (Verb::Delete, of.resource),
+    }
+}
+
+fn name_of(change: &Change) -> &str {
+    match change {
+        Change::Create { object, .. } => object.at(&["metadata", "name"]).and_then(Value::as_str).unwrap_or_default(),
+        Change::Patch { of, .. } | Change::Replace { of, .. } | Change::Delete { of, .. } => &of.name,
+    }
+}
+
+fn filled(note: &Note, name: &str, error: &str) -> Note {
+    Note { message: note.message.replace("{name}", name).replace("{error}", error), ..note.clone() }
+}
+
+/// Where an object is.
+fn target(of: &Reference) -> Target {
+    let target = collection(of.resource, &of.namespace);
+    target.name(of.name.as_str())
+}
+
+fn collection(resource: Resource, namespace: &str) -> Target {
+    let target = Target::new(resource.group, resource.version, resource.plural);
+    if namespace.is_empty() { target } else { target.namespace(namespace) }
+}
+
+async fn request(client: &Client, change: &Change) -> Result<Option<Arc<Object>>, ClientError> {
+    match change {
+        Change::Create { resource, namespace, object } => {
+            let mut object = object.clone();
+            api::meta::set_type(&mut object, &resource.api_version(), resource.kind);
+            client.create(collection(*resource, namespace), &object).await.map(Some)
+        }
+        Change::Patch { of, subresource, body, revision } => {
+            let mut target = target(of);
+            if let Some(subresource) = subresource {
+                target = target.subresource(*subresource);
+            }
+            client.patch(target, PatchKind::Merge, &pinned(body, of, *revision)).await.map(Some)
+        }
+        Change::Replace { of, subresource, object } => {
+            let mut object = object.clone();
+            api::meta::set_type(&mut object, &of.resource.api_version(), of.resource.kind);
+            client.replace(target(of).subresource(*subresource), &object).await.map(Some)
+        }
+        Change::Delete { of, propagation } => {
+            let mut options = DeleteOptions::of_uid(&of.uid);
+            options.propagation = match propagation {
+                Propagation::Default => None,
+                Propagation::Background => Some(client::Propagation::Background),
+                Propagation::Foreground => Some(client::Propagation::Foreground),
+                Propagation::Orphan => Some(client::Propagation::Orphan),
+            };
+            Ok(match client.delete(target(of), options).await? {
+                Deleted::Object(object) => Some(object),
+                Deleted::Gone => None,
+            })
+        }
+    }
+}
+
+/// The patch with the uid, and the revision where the decision depended on it, as preconditions.
+fn pinned(body: &Value, of: &Reference, revision: Option<u64>) -> Value {
+    let mut body = body.clone();
+    let Value::Object(root) = &mut body else { return body };
+    let mut metadata = match root.remove("metadata") {
+        Some(Value::Object(metadata)) => metadata,
+        _ => Map::default(),
+    };
+    metadata.insert("uid", of.uid.as_str());
+    if let Some(revision) = revision {
+        metadata.insert("resourceVersion", revision.to_string().as_str());
+    }
+    root.insert("metadata", Value::Object(metadata));
+    body
+}
+
+/// Asks the API itself about something that caches cannot tell for sure.
+pub async fn answer(client: &Client, need: &Need) -> Result<bool, ClientError> {
+    match need {
+        Need::Exists(reference) => match client.get(target(reference)).await {
+            Ok(object) => Ok(object.uid() == reference.uid),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        },
+        Need::Holds { resource, namespace } => {
+            let options = client::ListOptions { limit: Some(1), ..client::ListOptions::default() };
+            let list = client.list(collection(*resource, namespace), options).await?;
+            Ok(!list.items.is_empty())
+        }
+    }
+}
