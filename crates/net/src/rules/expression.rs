@@ -1,0 +1,221 @@
+//! The steps that a rule takes, and how the kernel spells them.
+
+use crate::netlink::Message;
+
+/// Four bytes of a rule's memory; values longer than that continue in the following ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Register(pub(crate) u32);
+
+impl Register {
+    /// Where a verdict goes.
+    pub(crate) const VERDICT: Register = Register(0);
+    /// The first three of the sixteen registers of four bytes.
+    pub(crate) const A: Register = Register(8);
+    pub(crate) const B: Register = Register(9);
+    pub(crate) const C: Register = Register(10);
+}
+
+/// A step of a rule. A step that does not match ends its rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Loads bytes of the IP header.
+    Network { offset: u32, length: u32, to: Register },
+    /// Loads bytes of the TCP, UDP or SCTP header.
+    Transport { offset: u32, length: u32, to: Register },
+    /// Loads a fact about the packet.
+    Meta { fact: Fact, to: Register },
+    /// Loads the state that connection tracking sees.
+    ConnectionState { to: Register },
+    /// Loads a random number below `modulus`.
+    Random { modulus: u32, to: Register },
+    /// Loads a constant.
+    Constant { value: Vec<u8>, to: Register },
+    /// Keeps the bits of `mask`.
+    Mask { mask: Vec<u8>, of: Register },
+    /// Goes on if the register begins with `value`.
+    Equal { of: Register, value: Vec<u8> },
+    /// Goes on if the register does not begin with `value`.
+    Differs { of: Register, value: Vec<u8> },
+    /// Goes on if the registers from `from` on are in a set; of a map, loads what belongs to them.
+    Lookup { set: SetName, from: Register, to: Option<Register> },
+    /// Changes the destination, for all of the connection.
+    TranslateDestination { address: Register, port: Register },
+    /// Changes the source, for all of the connection.
+    TranslateSource { address: Register },
+    /// Changes the source to the outgoing interface's address and a random port.
+    Masquerade,
+    /// Answers a TCP segment with a reset.
+    RejectWithReset,
+    /// Answers with "port unreachable".
+    RejectWithUnreachable,
+    /// Ends the walk through this chain and those that led to it.
+    Accept,
+    /// Ends the packet.
+    Drop,
+}
+
+/// A fact about a packet that is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fact {
+    /// The name of the interface it came in by.
+    InputName,
+    /// The name of the interface it will leave by.
+    OutputName,
+    /// The IP version (`AF_INET` …), in tables of both.
+    Family,
+    /// The transport protocol's number.
+    TransportProtocol,
+}
+
+/// A set of the rule's table: by its name, or an anonymous one of the same transaction by its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SetName {
+    Named(&'static str),
+    Anonymous(u32),
+}
+
+/// The name under which the kernel is asked to make up names of anonymous maps.
+pub(super) const ANONYMOUS_MAP: &str = "__map%d";
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+
+const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
+const NFT_GOTO: i32 = -4;
+
+/// Writes the steps as elements of the list attribute that is being written.
+pub(super) fn write(list: &mut Message<'_>, steps: &[Step]) {
+    for step in steps {
+        list.nest(NFTA_LIST_ELEM, |element| {
+            element.put_text(NFTA_EXPR_NAME, name(step)).nest(NFTA_EXPR_DATA, |data| write_data(data, step));
+        });
+    }
+}
+
+/// Writes a constant as the attribute `kind`.
+pub(super) fn write_value(message: &mut Message<'_>, kind: u16, value: &[u8]) {
+    message.nest(kind, |data| {
+        data.put(NFTA_DATA_VALUE, value);
+    });
+}
+
+/// Writes the verdict "go to `chain`" as the attribute `kind`.
+pub(super) fn write_goto(message: &mut Message<'_>, kind: u16, chain: &str) {
+    message.nest(kind, |data| {
+        data.nest(NFTA_DATA_VERDICT, |verdict| {
+            verdict.put_be32(NFTA_VERDICT_CODE, NFT_GOTO as u32).put_text(NFTA_VERDICT_CHAIN, chain);
+        });
+    });
+}
+
+/// The chain that a verdict element goes to.
+pub(super) fn read_goto<'a>(data: crate::netlink::Attributes<'a>) -> Option<&'a str> {
+    let verdict = data.nested(NFTA_DATA_VERDICT);
+    verdict.text(NFTA_VERDICT_CHAIN).filter(|_| verdict.be32(NFTA_VERDICT_CODE) == Some(NFT_GOTO as u32))
+}
+
+/// The value of a data attribute.
+pub(super) fn read_value<'a>(data: crate::netlink::Attributes<'a>) -> Option<&'a [u8]> {
+    data.get(NFTA_DATA_VALUE)
+}
+
+fn name(step: &Step) -> &'static str {
+    match step {
+        Step::Network { .. } | Step::Transport { .. } => "payload",
+        Step::Meta { .. } => "meta",
+        Step::ConnectionState { .. } => "ct",
+        Step::Random { .. } => "numgen",
+        Step::Constant { .. } | Step::Accept | Step::Drop => "immediate",
+        Step::Mask { .. } => "bitwise",
+        Step::Equal { .. } | Step::Differs { .. } => "cmp",
+        Step::Lookup { .. } => "lookup",
+        Step::TranslateDestination { .. } | Step::TranslateSource { .. } => "nat",
+        Step::Masquerade => "masq",
+        Step::RejectWithReset | Step::RejectWithUnreachable => "reject",
+    }
+}
+
+/// The attribute numbers below are those of the kernel's `nf_tables.h`, per expression, each counted from 1.
+fn write_data(data: &mut Message<'_>, step: &Step) {
+    const NETWORK_HEADER: u32 = 1;
+    const TRANSPORT_HEADER: u32 = 2;
+    const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 16;
+    match step {
+        Step::Network { offset, length, to } => {
+            put_numbers(data, &[(1, to.0), (2, NETWORK_HEADER), (3, *offset), (4, *length)]);
+        }
+        Step::Transport { offset, length, to } => {
+            put_numbers(data, &[(1, to.0), (2, TRANSPORT_HEADER), (3, *offset), (4, *length)]);
+        }
+        Step::Meta { fact, to } => put_numbers(data, &[(1, to.0), (2, fact_number(*fact))]),
+        // Key 0 is the state.
+        Step::ConnectionState { to } => put_numbers(data, &[(1, to.0), (2, 0)]),
+        // Kind 1 is random, as opposed to counting up.
+        Step::Random { modulus, to } => put_numbers(data, &[(1, to.0), (2, *modulus), (3, 1), (4, 0)]),
+        Step::Constant { value, to } => write_value(data.put_be32(1, to.0), 2, value),
+        Step::Mask { mask, of } => write_mask(data, mask, *of),
+        Step::Equal { of, value } => write_value(data.put_be32(1, of.0).put_be32(2, 0), 3, value),
+        Step::Differs { of, value } => write_value(data.put_be32(1, of.0).put_be32(2, 1), 3, value),
+        Step::Lookup { set, from, to } => write_lookup(data, set, *from, *to),
+        Step::TranslateDestination { address, port } => {
+            put_numbers(data, &[(1, 1), (2, AF_INET), (3, address.0), (5, port.0)]);
+        }
+        Step::TranslateSource { address } => put_numbers(data, &[(1, 0), (2, AF_INET), (3, address.0)]),
+        Step::Masquerade => put_numbers(data, &[(1, NF_NAT_RANGE_PROTO_RANDOM_FULLY)]),
+        Step::RejectWithReset => put_numbers(data, &[(1, 1)]),
+        Step::RejectWithUnreachable => {
+            data.put_be32(1, 0).put(2, &[ICMP_PORT_UNREACHABLE]);
+        }
+        Step::Accept => write_verdict(data, NF_ACCEPT),
+        Step::Drop => write_verdict(data, NF_DROP),
+    }
+}
+
+const AF_INET: u32 = 2;
+const ICMP_PORT_UNREACHABLE: u8 = 3;
+
+fn put_numbers(data: &mut Message<'_>, numbers: &[(u16, u32)]) {
+    for (kind, number) in numbers {
+        data.put_be32(*kind, *number);
+    }
+}
+
+fn write_mask(data: &mut Message<'_>, mask: &[u8], of: Register) {
+    put_numbers(data, &[(1, of.0), (2, of.0), (3, mask.len() as u32)]);
+    write_value(data, 4, mask);
+    write_value(data, 5, &vec![0; mask.len()]);
+}
+
+fn write_lookup(data: &mut Message<'_>, set: &SetName, from: Register, to: Option<Register>) {
+    match set {
+        SetName::Named(name) => data.put_text(1, name),
+        SetName::Anonymous(number) => data.put_text(1, ANONYMOUS_MAP).put_be32(4, *number),
+    };
+    data.put_be32(2, from.0);
+    if let Some(to) = to {
+        data.put_be32(3, to.0);
+    }
+}
+
+fn write_verdict(data: &mut Message<'_>, code: i32) {
+    data.put_be32(1, Register::VERDICT.0).nest(2, |data| {
+        data.nest(NFTA_DATA_VERDICT, |verdict| {
+            verdict.put_be32(NFTA_VERDICT_CODE, code as u32);
+        });
+    });
+}
+
+fn fact_number(fact: Fact) -> u32 {
+    match fact {
+        Fact::InputName => 6,
+        Fact::OutputName => 7,
+        Fact::Family => 15,
+        Fact::TransportProtocol => 16,
+    }
+}
