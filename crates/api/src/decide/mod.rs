@@ -1,0 +1,13 @@
+//! What several components decide about one object, each question answered in one place.
+
+pub mod conditions;
+pub mod hash;
+pub mod names;
+pub mod pod;
+pub mod qos;
+pub mod resources;
+pub mod taints;
+
+pub use hash::template_hash;
+pub use qos::{QosClass, qos_class};
+pub use resources::Resources;
