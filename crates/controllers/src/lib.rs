@@ -8,6 +8,7 @@ pub mod endpointslice;
 pub mod garbage;
 pub mod kinds;
 pub mod namespace;
+pub mod nodetaints;
 mod owner;
 mod patch;
 pub mod replicaset;
@@ -23,6 +24,7 @@ pub fn start(runner: &Runner) {
     runner.start::<endpointslice::EndpointSliceController>();
     runner.start::<endpoints::EndpointsController>();
     runner.start::<namespace::NamespaceController>();
+    runner.start::<nodetaints::NodeTaintController>();
     runner.start::<serviceaccount::ServiceAccountController>();
     runner.start::<rootca::RootCaController>();
     runner.start::<garbage::GarbageCollector>();

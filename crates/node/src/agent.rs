@@ -27,8 +27,11 @@ use crate::volume::{Roots, Tokens};
 
 /// The node's service rules, as far as an ending pod is concerned.
 pub trait Rules: Send + Sync {
-    /// Takes a pod's address out of the rules; resolves when the kernel has them.
-    fn withdraw(&self, ip: IpAddr) -> BoxFuture<'_, ()>;
+    /// Takes a pod out of the rules; resolves when the kernel has them, or after a bounded wait.
+    fn withdraw<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, ()>;
+
+    /// Nothing is left of the pod, so that nothing has to be kept out.
+    fn forget(&self, pod_uid: &str);
 }
 
 /// What an agent is made of.

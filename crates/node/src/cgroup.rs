@@ -143,8 +143,8 @@ fn inherit_cpuset(root: &Path, path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a group with those below it.
-fn remove_tree(folder: &Path) -> io::Result<()> {
+/// Removes a control group with those below it; nothing lives in them any more.
+pub fn remove_tree(folder: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

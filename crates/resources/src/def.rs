@@ -3,6 +3,8 @@
 use api::field::FieldErrors;
 use api::value::Value;
 use jiff::Timestamp;
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -61,9 +63,17 @@ pub enum Backing {
 pub enum Subresource {
     Status,
     /// `autoscaling/v1 Scale`: paths to the replica counts and the selector, as a CRD would declare them.
-    Scale { spec_replicas: &'static str, status_replicas: &'static str, selector: &'static str },
+    Scale {
+        spec_replicas: &'static str,
+        status_replicas: &'static str,
+        selector: &'static str,
+    },
     /// Anything else: its name, the kind it takes or gives as (group, version, kind), and its verbs.
-    Other { name: &'static str, kind: (&'static str, &'static str, &'static str), verbs: &'static [&'static str] },
+    Other {
+        name: &'static str,
+        kind: (&'static str, &'static str, &'static str),
+        verbs: &'static [&'static str],
+    },
 }
 
 /// The facts about a kind that do not depend on its Rust type.
@@ -104,7 +114,11 @@ pub enum Cell {
     /// An age, counted from this moment when the row is sent; `<unknown>` without one.
     Since(Option<Timestamp>),
     /// Text with one embedded age, such as `2 (5m3s ago)`: what comes before and after the age.
-    SinceWithin { before: String, moment: Timestamp, after: String },
+    SinceWithin {
+        before: String,
+        moment: Timestamp,
+        after: String,
+    },
     /// `null` in JSON.
     None,
 }
@@ -168,7 +182,13 @@ pub trait AnyResource: Send + Sync {
     /// Applies defaults to a decoded object (upstream defaults at decoding, so this is also what patches see).
     fn default(&self, object: &mut Value, rules: &Rules<'_>) -> Result<(), ShapeError>;
     /// Resets, then validates including metadata: the object to store, or all its faults.
-    fn prepare(&self, new: &mut Value, old: Option<&Value>, writer: Writer, rules: &Rules<'_>) -> Result<FieldErrors, ShapeError>;
+    fn prepare(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        writer: Writer,
+        rules: &Rules<'_>,
+    ) -> Result<FieldErrors, ShapeError>;
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Result<Vec<String>, ShapeError>;
     fn grace_seconds(&self, object: &Value, asked: Option<i64>) -> Result<Option<i64>, ShapeError>;
     /// The names of the declared selectable fields.
@@ -180,7 +200,9 @@ pub trait AnyResource: Send + Sync {
     fn row(&self, object: &Value) -> Result<Vec<Cell>, ShapeError>;
 }
 
-impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> AnyResource for ResourceDef<T> {
+impl<T: DeserializeOwned + Serialize + Metadata<Ty = ObjectMeta> + Send + Sync + 'static> AnyResource
+    for ResourceDef<T>
+{
     fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -196,9 +218,16 @@ impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> AnyResource for Re
         Ok(())
     }
 
-    fn prepare(&self, new: &mut Value, old: Option<&Value>, writer: Writer, rules: &Rules<'_>) -> Result<FieldErrors, ShapeError> {
+    fn prepare(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        writer: Writer,
+        rules: &Rules<'_>,
+    ) -> Result<FieldErrors, ShapeError> {
         let mut typed = self.typed(new)?;
         let typed_old = old.map(|old| self.typed(old)).transpose()?;
+        crate::meta::reset(typed.metadata_mut(), typed_old.as_ref().map(Metadata::metadata));
         (self.reset)(&mut typed, typed_old.as_ref(), writer, rules);
         *new = self.tree(&typed)?;
         let mut faults = FieldErrors::default();
@@ -242,7 +271,7 @@ impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> AnyResource for Re
     }
 }
 
-impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> ResourceDef<T> {
+impl<T: DeserializeOwned + Serialize + 'static> ResourceDef<T> {
     fn typed(&self, object: &Value) -> Result<T, ShapeError> {
         api::value::from_value(object).map_err(|error| self.shape_error(&error))
     }

@@ -76,9 +76,7 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
         Step::RemoveContainer { id } => done(context.runtime.remove_container(id).await, "remove container"),
         Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
         Step::Withdraw => {
-            if let Some(ip) = pod_ip(subject) {
-                context.rules.withdraw(ip).await;
-            }
+            context.rules.withdraw(super::uid(pod)).await;
             Went::Well(Effect::Withdrawn)
         }
         Step::CleanUp => clean_up(context, subject).await,
@@ -469,7 +467,10 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
     }
     let removed = remove_files(context, &subject.pod).and_then(|()| context.cgroups.remove(&subject.pod));
     match removed {
-        Ok(()) => Went::Well(Effect::Cleaned),
+        Ok(()) => {
+            context.rules.forget(super::uid(&subject.pod));
+            Went::Well(Effect::Cleaned)
+        }
         Err(error) => {
             tracing::warn!(pod = name(&subject.pod), %error, "pod not cleaned up");
             Went::Failed(RETRY)

@@ -1,0 +1,124 @@
+//! What can be said on the command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Kubernetes in one small binary.
+#[derive(Debug, Parser)]
+#[command(name = "isopod", version, about, max_term_width = 100)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a cluster on this machine until it is interrupted; containers and routing go on after that.
+    Up(Up),
+    /// Stops and removes what runs of a cluster; its data stays.
+    Down(Down),
+    /// Loads, lists and removes images, whether or not a cluster runs.
+    #[command(subcommand)]
+    Image(Image),
+    /// Prints the path of the cluster's kubeconfig.
+    Kubeconfig(Place),
+    /// Answers names for pods; started by `up`.
+    #[command(hide = true)]
+    Dataplane(Dataplane),
+}
+
+/// Which cluster of the machine is meant.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// Folder of everything the cluster keeps.
+    #[arg(long, default_value = "/var/lib/isopod")]
+    pub data_dir: PathBuf,
+}
+
+/// `isopod up`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub place: Place,
+    /// Files or folders to apply, as `kubectl apply -f` does.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Namespace of objects that name none.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// Seconds to wait until everything in the files is ready.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub wait_timeout: u64,
+    /// Addresses to serve the API on, besides loopback and the node's address in the pod network.
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Vec<IpAddr>,
+    /// Port of the API.
+    #[arg(long, default_value_t = 6443)]
+    pub port: u16,
+    /// Name of this machine in the cluster; its host name when not given.
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Addresses of this node's pods.
+    #[arg(long, default_value = "10.244.0.0/24", value_name = "CIDR")]
+    pub pod_cidr: String,
+    /// Addresses of Services.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    pub service_cidr: String,
+    /// Registries that are spoken to without TLS: `HOST[:PORT]`.
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Authorities of registries: `HOST[:PORT]=FILE`.
+    #[arg(long, value_name = "HOST=FILE")]
+    pub registry_ca: Vec<String>,
+}
+
+/// `isopod down`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Down {
+    #[command(flatten)]
+    pub place: Place,
+    /// Removes the data, too: everything the cluster ever kept.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `isopod image`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Image {
+    /// Loads images from an OCI or docker archive.
+    Load {
+        #[command(flatten)]
+        place: Place,
+        /// The archives, or folders in OCI layout.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Lists images.
+    Ls(Place),
+    /// Removes images.
+    Rm {
+        #[command(flatten)]
+        place: Place,
+        /// Names or ids.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+/// `isopod dataplane`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Dataplane {
+    #[arg(long)]
+    pub socket: PathBuf,
+    #[arg(long)]
+    pub checkpoint: PathBuf,
+    #[arg(long)]
+    pub listen: Vec<SocketAddr>,
+    #[arg(long)]
+    pub domain: String,
+    #[arg(long)]
+    pub own_address: Vec<IpAddr>,
+}

@@ -1,0 +1,205 @@
+//! The control plane: keys, store, API server, controllers and scheduler, composed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use apiserver::{ApiServer, Authentication, Config, Network, SecretsSealed, Tokens, User, Version};
+use client::Client;
+use pki::identity::ClientVerifier;
+use pki::kubeconfig::Kubeconfig;
+use pki::{Authority, Files, Purpose, Signed};
+use reconcile::{Caches, Runner};
+use stdx::TaskTree;
+use store::disk::Real;
+use store::{Embedded, Options};
+use wire::tls::{CertificateSlot, ClientCertificates, ServerTls, certified_key};
+use wire::{Limits, Listener};
+
+use crate::dialer::LocalNode;
+use crate::machine::{ISSUER, Settings};
+use crate::paths::Paths;
+
+/// How often certificates are looked at; they are renewed at two thirds of a year.
+const RENEWAL_LOOK: Duration = Duration::from_secs(12 * 3600);
+/// Names of the API server besides its addresses.
+const SERVER_NAMES: [&str; 5] =
+    ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+
+/// A running control plane.
+pub struct ControlPlane {
+    pub server: Arc<ApiServer>,
+    pub store: Embedded,
+    pub caches: Caches,
+    pub authority_pem: String,
+}
+
+/// Everything that proves somebody.
+struct Keys {
+    authority: Authority,
+    serving: CertificateSlot,
+    files: Files,
+}
+
+impl ControlPlane {
+    /// Makes what is missing, opens the store and serves the API.
+    pub async fn start(paths: &Paths, settings: &Settings, tasks: &TaskTree) -> anyhow::Result<ControlPlane> {
+        let keys = Keys::open(paths, settings)?;
+        let store = open_store(paths).await?;
+        let token_key = Arc::new(keys.files.token_key()?);
+        let advertise = SocketAddr::new(settings.gateway, settings.port);
+        let config = Config {
+            store: Arc::new(store.clone()),
+            dialer: Arc::new(LocalNode::new(&settings.node_name, &paths.agent_socket())),
+            authentication: Authentication {
+                certificates: Some(ClientVerifier::new(keys.authority.certificate_pem())?),
+                anonymous: true,
+            },
+            tokens: Tokens::new(vec![token_key], ISSUER),
+            network: Network { services: (v4(settings.service_cidr.network().address())?, settings.service_cidr.prefix()), node_ports: (30_000, 32_767) },
+            advertise,
+            version: Version::isopod(env!("CARGO_PKG_VERSION"), "", ""),
+        };
+        let server = ApiServer::new(config).await.context("start the API server")?;
+        listen(&server, &keys, settings, tasks).await?;
+        let authority_pem = keys.authority.certificate_pem().to_owned();
+        tasks.spawn("renewal", renew(keys, paths.clone(), settings.clone()));
+        let informers = Client::new(server.in_process(User::new("system:kube-controller-manager", &[])), "kube-controller-manager");
+        let caches = Caches::new(informers, tasks.clone());
+        Ok(ControlPlane { server, store, caches, authority_pem })
+    }
+
+    /// A client that may do everything, for what the binary itself does.
+    pub fn master(&self, field_manager: &'static str) -> Client {
+        Client::new(self.server.in_process(User::master("system:apiserver")), field_manager)
+    }
+
+    /// Starts controllers and scheduler, each under the account that upstream gives it.
+    pub fn start_loops(&self, tasks: &TaskTree) {
+        let server = self.server.clone();
+        let runner = Runner {
+            client: self.master("kube-controller-manager"),
+            caches: self.caches.clone(),
+            tasks: tasks.clone(),
+            root_ca: self.authority_pem.as_str().into(),
+            client_of: Box::new(move |controller| {
+                let account = User::service_account("kube-system", account(controller), "");
+                Client::new(server.in_process(account), "kube-controller-manager")
+            }),
+        };
+        controllers::start(&runner);
+        let scheduler = scheduler::run::Options {
+            client: Client::new(self.server.in_process(User::new("system:kube-scheduler", &[])), "kube-scheduler"),
+            pods: self.caches.of(reconcile::plan::kinds::PODS),
+            nodes: self.caches.of(reconcile::plan::kinds::NODES),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn("scheduler", scheduler::run::run(scheduler));
+    }
+}
+
+/// The service account of a controller in `kube-system`, to which upstream's default roles are bound.
+fn account(controller: &'static str) -> &'static str {
+    match controller {
+        "deployment" => "deployment-controller",
+        "replicaset" => "replicaset-controller",
+        "endpointslice" => "endpointslice-controller",
+        "endpoints" => "endpoint-controller",
+        "namespace" => "namespace-controller",
+        "node-lifecycle" => "node-controller",
+        "serviceaccount" => "service-account-controller",
+        "root-ca-certificate-publisher" => "root-ca-cert-publisher",
+        "generic-garbage-collector" => "generic-garbage-collector",
+        other => other,
+    }
+}
+
+fn v4(address: std::net::IpAddr) -> anyhow::Result<Ipv4Addr> {
+    match address {
+        std::net::IpAddr::V4(address) => Ok(address),
+        std::net::IpAddr::V6(_) => bail!("{address} is not an IPv4 address"),
+    }
+}
+
+async fn open_store(paths: &Paths) -> anyhow::Result<Embedded> {
+    let disk = Real::open(paths.store()).with_context(|| format!("open {}", paths.store().display()))?;
+    let holds_data = std::fs::read_dir(paths.store())?.filter_map(Result::ok).any(|entry| entry.metadata().is_ok_and(|file| file.len() > 0));
+    let key = Files::open(paths.keys())?.sealing_key(holds_data && paths.settings().exists())?;
+    let sealed = SecretsSealed::new(vec![key]);
+    Embedded::open(Arc::new(disk), Options::default(), Arc::new(sealed)).await.context("open the store")
+}
+
+impl Keys {
+    fn open(paths: &Paths, settings: &Settings) -> anyhow::Result<Keys> {
+        let files = Files::open(&paths.pki())?;
+        let authority = files.authority("ca", "kubernetes", stdx::wall())?;
+        let signed = serving(&files, &authority, settings)?;
+        let serving = CertificateSlot::new(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);
+        let keys = Keys { authority, serving, files };
+        keys.write_kubeconfig(paths, settings)?;
+        Ok(keys)
+    }
+
+    fn write_kubeconfig(&self, paths: &Paths, settings: &Settings) -> anyhow::Result<()> {
+        let now = stdx::wall();
+        let purpose = Purpose::Client { organization: Some("system:masters".into()) };
+        let client = self.files.signed("admin", &self.authority, "kubernetes-admin", &purpose, now)?;
+        let wanted = Kubeconfig {
+            cluster: "isopod",
+            user: "kubernetes-admin",
+            server: &format!("https://127.0.0.1:{}", settings.port),
+            authority_pem: self.authority.certificate_pem(),
+            client: &client,
+        };
+        self.files.kubeconfig(&paths.kubeconfig(), &wanted, now)?;
+        Ok(())
+    }
+}
+
+fn serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow::Result<Signed> {
+    let mut names: Vec<String> = SERVER_NAMES.map(str::to_owned).into();
+    names.push(settings.node_name.clone());
+    let mut addresses: Vec<std::net::IpAddr> = settings.listen.iter().map(SocketAddr::ip).collect();
+    addresses.extend(settings.service_cidr.network().nth(1));
+    addresses.retain(|address| !address.is_unspecified());
+    let purpose = Purpose::Server { names, addresses };
+    Ok(files.signed("apiserver", authority, "kube-apiserver", &purpose, stdx::wall())?)
+}
+
+/// Renews certificates when they are due, without a restart.
+async fn renew(keys: Keys, paths: Paths, settings: Settings) {
+    loop {
+        stdx::sleep(RENEWAL_LOOK).await;
+        let renewed = || -> anyhow::Result<()> {
+            let signed = serving(&keys.files, &keys.authority, &settings)?;
+            keys.serving.replace(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);
+            keys.write_kubeconfig(&paths, &settings)
+        };
+        if let Err(error) = renewed() {
+            tracing::error!(error = format!("{error:#}"), "certificates not renewed");
+        }
+    }
+}
+
+async fn listen(server: &Arc<ApiServer>, keys: &Keys, settings: &Settings, tasks: &TaskTree) -> anyhow::Result<()> {
+    let mut listeners = Vec::new();
+    for address in &settings.listen {
+        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        listeners.push(Listener::Tcp(listener));
+    }
+    let tls = ServerTls::new(Arc::new(keys.serving.clone()), ClientCertificates::Requested)?;
+    let answering = server.clone();
+    let service: wire::Service = Arc::new(move |request, connection| {
+        let server = answering.clone();
+        Box::pin(async move { server.handle(request, &connection).await })
+    });
+    let cancel = tasks.cancel().clone();
+    let limits = Limits { drain_deadline: Duration::from_secs(2), ..Limits::default() };
+    tasks.spawn_draining("api listener", async move {
+        if let Err(error) = wire::serve(listeners, Some(tls), service, limits, cancel).await {
+            tracing::warn!(%error, "API connections cut off");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! `isopod down`: ends and removes what runs of a cluster, also after a crash.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use cni::Cidr;
+use cri::RuntimeService as _;
+use net::{CleanupOptions, Names};
+use runtime::image::ImageStore;
+use runtime::{BuiltIn, RuntimeOptions};
+
+use crate::dataplane;
+use crate::paths::Paths;
+
+/// How long `up` may take to end.
+const END: Duration = Duration::from_secs(15);
+
+/// Ends control plane and agent, then every pod, the data plane and the routing; with `purge` also the data.
+pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
+    let paths = Paths::new(&down.place.data_dir)?;
+    if !paths.data().exists() && !paths.run().exists() {
+        println!("there is no cluster at {}", paths.data().display());
+        return Ok(());
+    }
+    end_up(&paths).await?;
+    let pod_cidr = pod_cidr(&paths)?;
+    paths.create()?;
+    remove_pods(&paths, pod_cidr).await?;
+    dataplane::stop(&paths).await?;
+    let cleanup = CleanupOptions { names: Names::default(), pod_cidr, state_directory: paths.network_state(), netns: None };
+    net::cleanup(&cleanup).context("remove the pod network")?;
+    remove(paths.run())?;
+    if down.purge {
+        remove(paths.data())?;
+        remove(paths.keys())?;
+        println!("everything is removed");
+    } else {
+        println!("nothing runs any more; the data stays in {}", paths.data().display());
+    }
+    Ok(())
+}
+
+/// Ends the process that runs the cluster, if there is one.
+async fn end_up(paths: &Paths) -> anyhow::Result<()> {
+    let Some(pid) = crate::up::holder(paths) else { return Ok(()) };
+    let Some(raw) = rustix::process::Pid::from_raw(pid) else { return Ok(()) };
+    rustix::process::kill_process(raw, rustix::process::Signal::TERM).with_context(|| format!("end process {pid}"))?;
+    if stdx::timeout(END, dataplane::ended(pid)).await.is_err() {
+        bail!("process {pid} does not end");
+    }
+    Ok(())
+}
+
+fn pod_cidr(paths: &Paths) -> anyhow::Result<Cidr> {
+    let default = "10.244.0.0/24";
+    let text = std::fs::read_to_string(paths.settings()).unwrap_or_default();
+    let settings: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let range = settings.get("podCidr").and_then(serde_json::Value::as_str).unwrap_or(default);
+    range.parse().map_err(|error| anyhow::anyhow!("{}: {range}: {error:?}", paths.settings().display()))
+}
+
+/// Removes every sandbox with all that belongs to it.
+async fn remove_pods(paths: &Paths, pod_cidr: Cidr) -> anyhow::Result<()> {
+    let network = net::bridge::BridgeNetwork::start(net::bridge::BridgeOptions {
+        names: Names::default(),
+        pod_cidr,
+        service_cidrs: Vec::new(),
+        mtu: None,
+        state_directory: paths.network_state(),
+        netns: None,
+    })
+    .await
+    .context("open the pod network")?;
+    let images = ImageStore::open(&paths.images())?;
+    let options = RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images));
+    let runtime = BuiltIn::open(options).await.context("open the container runtime")?;
+    for container in runtime.list_containers(cri::ContainerFilter::default()).await? {
+        if let Err(error) = runtime.stop_container(&container.id, Duration::from_secs(2)).await {
+            tracing::warn!(%error, container = container.id, "container not stopped");
+        }
+    }
+    for sandbox in runtime.list_pod_sandbox(cri::PodSandboxFilter::default()).await? {
+        runtime.stop_pod_sandbox(&sandbox.id).await?;
+        runtime.remove_pod_sandbox(&sandbox.id).await?;
+    }
+    runtime.gc().await?;
+    remove_cgroups(Path::new("/sys/fs/cgroup"))
+}
+
+/// Removes the groups of pods: all that the agent made lies below one group of each hierarchy.
+fn remove_cgroups(root: &Path) -> anyhow::Result<()> {
+    let mut roots = vec![root.to_path_buf()];
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            roots.push(entry.path());
+        }
+    }
+    for root in roots {
+        node::cgroup::remove_tree(&root.join("kubepods")).with_context(|| format!("remove {}", root.join("kubepods").display()))?;
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

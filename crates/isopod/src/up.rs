@@ -1,0 +1,362 @@
+//! `isopod up`: a cluster on this machine, what is in the files on it, until interrupted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use cli::apply::{self, Applied, Located, Outcome};
+use cli::progress::{State, World, state};
+use client::{Cache, Client, Watched};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use net::bridge::{BridgeNetwork, BridgeOptions};
+use net::feed::{Feed, FeedOptions};
+use net::input::Protocol;
+use net::rules::NodeFacts as RuleFacts;
+use node::cgroup::Cgroups;
+use node::pod::create::NodeFacts;
+use node::register::{Machine, Registration};
+use node::volume::Roots;
+use node::{Agent, Options};
+use runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
+use runtime::{BuiltIn, RuntimeOptions};
+use stdx::TaskTree;
+use tokio::signal::unix::{SignalKind, signal};
+use wire::{Limits, Listener};
+
+use crate::control::ControlPlane;
+use crate::machine::{DOMAIN, Settings};
+use crate::paths::Paths;
+use crate::routes::{self, NodeRules};
+use crate::{dataplane, preflight};
+
+/// How long components may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs until interrupted.
+pub async fn run(up: cli::args::Up) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let settings = Settings::new(&up)?;
+    let paths = Paths::new(&up.place.data_dir)?;
+    let missing = preflight::missing(&settings, holder(&paths));
+    if !missing.is_empty() {
+        bail!("this machine cannot run a cluster yet:\n  - {}", missing.join("\n  - "));
+    }
+    paths.create()?;
+    let tasks = TaskTree::default();
+    let work = async {
+        let cluster = start(&up, &settings, &paths, &tasks).await?;
+        let applied = cluster.apply(&up).await?;
+        println!("export KUBECONFIG={}", paths.kubeconfig().display());
+        cluster.wait(&applied, Duration::from_secs(up.wait_timeout)).await?;
+        anyhow::Ok(cluster)
+    };
+    let outcome = tokio::select! {
+        outcome = work => Some(outcome),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    let cluster = match outcome {
+        Some(Ok(cluster)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                why = cluster.control.store.broken() => tracing::error!(why, "the store is broken: stopping"),
+            }
+            Some(cluster)
+        }
+        Some(Err(error)) => {
+            stop(None, &tasks).await;
+            return Err(error);
+        }
+        None => None,
+    };
+    stop(cluster.as_ref(), &tasks).await;
+    println!("control plane and agent have stopped; containers and routing go on (`isopod down` ends them)");
+    Ok(())
+}
+
+async fn stop(cluster: Option<&Cluster>, tasks: &TaskTree) {
+    if let Some(cluster) = cluster {
+        cluster.control.server.unready();
+    }
+    if let Err(late) = tasks.drain(DRAIN).await {
+        tracing::warn!(?late, "parts did not end in time");
+    }
+    if let Some(cluster) = cluster {
+        cluster.control.server.stop().await;
+        cluster.control.store.close().await;
+    }
+}
+
+/// The process that runs a cluster on this data folder already.
+pub fn holder(paths: &Paths) -> Option<i32> {
+    let pid = std::fs::read_to_string(paths.run().join("up.pid")).ok()?.trim().parse().ok()?;
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let is_up = command.split(|byte| *byte == 0).any(|word| word == b"up");
+    (is_up && pid != rustix::process::getpid().as_raw_nonzero().get()).then_some(pid)
+}
+
+/// Everything that runs.
+struct Cluster {
+    control: ControlPlane,
+    client: Client,
+    world: Caches,
+}
+
+/// The caches that progress is read from.
+struct Caches {
+    deployments: Cache,
+    replica_sets: Cache,
+    pods: Cache,
+    services: Cache,
+    slices: Cache,
+}
+
+async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &TaskTree) -> anyhow::Result<Cluster> {
+    std::fs::write(paths.run().join("up.pid"), std::process::id().to_string())?;
+    let network = BridgeNetwork::start(BridgeOptions {
+        names: settings.names.clone(),
+        pod_cidr: settings.pod_cidr,
+        service_cidrs: vec![settings.service_cidr],
+        mtu: None,
+        state_directory: paths.network_state(),
+        netns: None,
+    })
+    .await
+    .context("make the pod network")?;
+    let control = ControlPlane::start(paths, settings, tasks).await?;
+    remember(paths, settings)?;
+    println!("the API answers at https://127.0.0.1:{}", settings.port);
+    let client = control.master("isopod");
+    routes::publish_dns(&client, settings).await?;
+    control.start_loops(tasks);
+    start_node(up, settings, paths, &control, network, tasks).await?;
+    use reconcile::plan::kinds;
+    let world = Caches {
+        deployments: control.caches.of(kinds::DEPLOYMENTS),
+        replica_sets: control.caches.of(kinds::REPLICA_SETS),
+        pods: control.caches.of(kinds::PODS),
+        services: control.caches.of(kinds::SERVICES),
+        slices: control.caches.of(kinds::ENDPOINT_SLICES),
+    };
+    Ok(Cluster { control, client, world })
+}
+
+/// Writes what `down` has to know.
+fn remember(paths: &Paths, settings: &Settings) -> anyhow::Result<()> {
+    let text = serde_json::json!({"version": 1, "podCidr": settings.pod_cidr.to_string()}).to_string();
+    pki::files::write_private(&paths.settings(), &text)?;
+    Ok(())
+}
+
+async fn start_node(
+    up: &cli::args::Up,
+    settings: &Settings,
+    paths: &Paths,
+    control: &ControlPlane,
+    network: BridgeNetwork,
+    tasks: &TaskTree,
+) -> anyhow::Result<()> {
+    let images = ImageStore::open_with(&paths.images(), image_options(up)?)?;
+    let runtime = BuiltIn::open(RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images)))
+        .await
+        .context("start the container runtime")?;
+    let user = apiserver::User::node(&settings.node_name);
+    let client = Client::new(control.server.in_process(user), "kubelet");
+    // Rules are a user of their own, with upstream's role for it.
+    let proxy = Client::new(control.server.in_process(apiserver::User::new("system:kube-proxy", &[])), "kube-proxy");
+    let services = Cache::start(tasks, proxy.clone(), Watched::of::<core::Service>());
+    let slices = Cache::start(tasks, proxy, Watched::of::<EndpointSlice>());
+    let dns = std::net::SocketAddr::new(settings.gateway, 53);
+    tasks.spawn("data plane", dataplane::keep(paths.clone(), vec![dns], vec![settings.gateway, settings.dns_address]));
+    let facts = RuleFacts {
+        node_name: settings.node_name.clone(),
+        names: settings.names.clone(),
+        gateway: Some(settings.gateway),
+        pod_cidrs: vec![settings.pod_cidr],
+        cluster_cidrs: vec![settings.pod_cidr],
+        host_ports: vec![(Protocol::Udp, 53), (Protocol::Tcp, 53), (Protocol::Tcp, settings.port)],
+    };
+    let feed = Feed::start(FeedOptions { facts, netns: None, dataplane: Some(paths.dataplane_socket()) }, tasks)
+        .await
+        .context("start the service rules")?;
+    tasks.spawn("rules", routes::feed(feed.clone(), services.clone(), slices));
+    let machine = Machine::read(paths.data(), &format!("v1.36.0+isopod.{}", env!("CARGO_PKG_VERSION")))?;
+    let options = Options {
+        client,
+        runtime: Arc::new(runtime),
+        rules: Arc::new(NodeRules(feed)),
+        facts: node_facts(settings, paths, &machine),
+        registration: Registration {
+            name: settings.node_name.clone(),
+            address: settings.gateway,
+            pod_cidr: settings.pod_cidr.to_string(),
+            port: 0,
+            labels: BTreeMap::new(),
+            machine,
+        },
+        cgroups: Cgroups::open(std::path::Path::new("/sys/fs/cgroup"), "kubepods"),
+        roots: Roots { disk: paths.pods(), memory: paths.pods_volatile() },
+        services,
+        tasks: tasks.clone(),
+    };
+    let agent = Agent::new(options).await.context("start the agent")?;
+    serve_agent(&agent, paths, tasks)?;
+    tasks.spawn("agent", agent.run());
+    Ok(())
+}
+
+fn node_facts(settings: &Settings, paths: &Paths, machine: &Machine) -> NodeFacts {
+    NodeFacts {
+        name: settings.node_name.clone(),
+        cluster_dns: settings.dns_address.to_string(),
+        cluster_domain: DOMAIN.into(),
+        host_dns: host_dns(),
+        log_root: paths.logs().display().to_string(),
+        memory_bytes: i64::try_from(machine.memory_bytes).unwrap_or(i64::MAX),
+    }
+}
+
+/// The machine's own resolver settings.
+fn host_dns() -> cri::DnsConfig {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let mut dns = cri::DnsConfig::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
+            Some("search") => dns.searches = words.map(str::to_owned).collect(),
+            Some("options") => dns.options.extend(words.map(str::to_owned)),
+            _ => {}
+        }
+    }
+    dns
+}
+
+fn serve_agent(agent: &Arc<Agent>, paths: &Paths, tasks: &TaskTree) -> anyhow::Result<()> {
+    let socket = paths.agent_socket();
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = tokio::net::UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let service = node::server::service(agent.clone());
+    let cancel = tasks.cancel().clone();
+    let limits = Limits { drain_deadline: Duration::from_secs(1), ..Limits::default() };
+    tasks.spawn_draining("agent listener", async move {
+        if let Err(error) = wire::serve(vec![Listener::Unix(listener)], None, service, limits, cancel).await {
+            tracing::debug!(%error, "streams cut off");
+        }
+    });
+    Ok(())
+}
+
+/// Registries as the options say.
+fn image_options(up: &cli::args::Up) -> anyhow::Result<ImageOptions> {
+    let mut registries = RegistryConfig::default();
+    for host in &up.insecure_registry {
+        registries.hosts.insert(host.clone(), HostConfig { plain_http: true, ..HostConfig::default() });
+    }
+    for pair in &up.registry_ca {
+        let (host, file) = pair.split_once('=').with_context(|| format!("--registry-ca {pair:?} is not HOST=FILE"))?;
+        registries.hosts.insert(host.to_owned(), HostConfig { ca_file: Some(file.into()), ..HostConfig::default() });
+    }
+    Ok(ImageOptions { registries, ..ImageOptions::default() })
+}
+
+impl Cluster {
+    /// Applies the files, and says what became of each object as kubectl does.
+    async fn apply(&self, up: &cli::args::Up) -> anyhow::Result<Vec<Applied>> {
+        let locate = |group: &str, version: &str, kind: &str| {
+            let (plural, namespaced) = self.control.server.locate(group, version, kind)?;
+            Some(Located { plural: plural.to_owned(), namespaced })
+        };
+        let explicit = up.namespace != "default";
+        let manifests = apply::read(&up.files, &up.namespace, explicit, &locate)?;
+        let client = self.client.with_field_manager("kubectl-client-side-apply");
+        let mut applied = Vec::new();
+        for manifest in &manifests {
+            let done = apply::apply(&client, manifest).await?;
+            println!("{} {}", done.manifest.title, done.outcome.word());
+            if done.outcome == Outcome::Created && done.manifest.target.resource == "namespaces" {
+                self.namespace_ready(done.object.name()).await?;
+            }
+            applied.push(done);
+        }
+        Ok(applied)
+    }
+
+    /// Waits for what every namespace gets by itself and pods in it need.
+    async fn namespace_ready(&self, name: &str) -> anyhow::Result<()> {
+        let accounts = self.control.caches.of(reconcile::plan::kinds::SERVICE_ACCOUNTS);
+        let mut snapshot = accounts.synced().await;
+        while snapshot.get(name, "default").is_none() {
+            let next = accounts.progressed(snapshot.revision());
+            snapshot = stdx::timeout(Duration::from_secs(10), next).await.context("the namespace gets no service account")?;
+        }
+        Ok(())
+    }
+
+    /// Shows how far everything is until it is ready; after `limit`, says why not.
+    async fn wait(&self, applied: &[Applied], limit: Duration) -> anyhow::Result<()> {
+        let end = stdx::mono() + limit;
+        let mut shown: BTreeMap<String, State> = BTreeMap::new();
+        loop {
+            let world = self.look().await;
+            let revisions = [world.deployments.revision(), world.pods.revision(), world.slices.revision(), world.services.revision()];
+            let mut waiting = Vec::new();
+            for done in applied {
+                let now = state(&done.object, &world);
+                let title = &done.manifest.title;
+                if shown.get(title) != Some(&now) && is_workload(done) {
+                    match &now {
+                        State::Ready(how) => println!("{title}: ready: {how}"),
+                        State::Waiting(why) => println!("{title}: {why}"),
+                    }
+                }
+                if let State::Waiting(why) = &now {
+                    waiting.push(format!("{title}: {why}"));
+                }
+                shown.insert(title.clone(), now);
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            let left = end - stdx::mono();
+            if left.is_zero() {
+                bail!("not ready after {} s:\n  - {}", limit.as_secs(), waiting.join("\n  - "));
+            }
+            if stdx::timeout(left, self.change(revisions)).await.is_err() {
+                tracing::debug!("the wait is over: one more look, and then why");
+            }
+        }
+    }
+
+    async fn look(&self) -> World {
+        World {
+            deployments: self.world.deployments.synced().await,
+            replica_sets: self.world.replica_sets.synced().await,
+            pods: self.world.pods.synced().await,
+            services: self.world.services.synced().await,
+            slices: self.world.slices.synced().await,
+        }
+    }
+
+    async fn change(&self, [deployments, pods, slices, services]: [u64; 4]) {
+        tokio::select! {
+            _ = self.world.deployments.progressed(deployments) => {}
+            _ = self.world.pods.progressed(pods) => {}
+            _ = self.world.slices.progressed(slices) => {}
+            _ = self.world.services.progressed(services) => {}
+        }
+    }
+}
+
+/// Whether an object's progress is worth a line: others are ready once applied.
+fn is_workload(applied: &Applied) -> bool {
+    matches!(&*applied.manifest.target.resource, "deployments" | "pods" | "services")
+}

@@ -1,0 +1,3 @@
+//! The group `scheduling.k8s.io/v1`.
+
+pub mod priority_class;
