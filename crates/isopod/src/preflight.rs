@@ -71,7 +71,8 @@ fn taken_ranges(settings: &Settings) -> Vec<String> {
     for line in routes.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (Some(interface), Some(address), Some(mask)) = (fields.first(), hex(fields.get(1)), hex(fields.get(7))) else { continue };
-        if *interface == settings.names.bridge || mask == 0 {
+        // `*` is a route that refuses: ours for addresses that no pod has, left by an earlier run.
+        if [settings.names.bridge.as_str(), "*"].contains(interface) || mask == 0 {
             continue;
         }
         let Some(route) = Cidr::new(Ipv4Addr::from(address.to_be()).into(), u8::try_from(mask.count_ones()).unwrap_or(32)) else { continue };

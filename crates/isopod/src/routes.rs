@@ -85,10 +85,11 @@ pub async fn publish_dns(client: &Client, settings: &Settings) -> anyhow::Result
     create(client, slices, &slice).await.context("make the slice of the DNS Service")
 }
 
+/// Creates an object of `kube-system` unless it is there.
 async fn create(client: &Client, target: Target, object: &serde_json::Value) -> Result<(), ClientError> {
-    match client.create(target, object).await {
-        Err(error) if error.is_already_exists() => Ok(()),
-        // A taken address is this very Service's when it exists already.
-        result => result.map(drop),
+    // Looked up first: creating it again would be refused for its address, which is its own.
+    if client.find(target.clone().name("kube-dns")).await?.is_some() {
+        return Ok(());
     }
+    client.create(target, object).await.map(drop)
 }

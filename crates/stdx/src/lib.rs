@@ -9,6 +9,7 @@
 pub mod backoff;
 pub mod context;
 pub mod map;
+pub mod sim;
 pub mod task;
 pub mod time;
 
