@@ -8,6 +8,7 @@ mod image;
 mod machine;
 mod paths;
 mod preflight;
+mod roles;
 mod routes;
 mod up;
 

@@ -72,7 +72,8 @@ fn taken_ranges(settings: &Settings) -> Vec<String> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (Some(interface), Some(address), Some(mask)) = (fields.first(), hex(fields.get(1)), hex(fields.get(7))) else { continue };
         // `*` is a route that refuses: ours for addresses that no pod has, left by an earlier run.
-        if [settings.names.bridge.as_str(), "*"].contains(interface) || mask == 0 {
+        let ours = *interface == settings.names.bridge || interface.starts_with(&settings.names.veth_prefix);
+        if ours || *interface == "*" || mask == 0 {
             continue;
         }
         let Some(route) = Cidr::new(Ipv4Addr::from(address.to_be()).into(), u8::try_from(mask.count_ones()).unwrap_or(32)) else { continue };

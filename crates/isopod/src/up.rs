@@ -29,7 +29,7 @@ use crate::control::ControlPlane;
 use crate::machine::{DOMAIN, Settings};
 use crate::paths::Paths;
 use crate::routes::{self, NodeRules};
-use crate::{dataplane, preflight};
+use crate::{dataplane, preflight, roles};
 
 /// How long components may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -132,6 +132,7 @@ async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &T
     println!("the API answers at https://127.0.0.1:{}", settings.port);
     let client = control.master("isopod");
     routes::publish_dns(&client, settings).await?;
+    roles::ensure(&client).await?;
     control.start_loops(tasks);
     start_node(up, settings, paths, &control, network, tasks).await?;
     use reconcile::plan::kinds;

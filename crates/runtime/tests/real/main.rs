@@ -1,0 +1,9 @@
+//! Real containers: namespaces, control groups, overlayfs. Needs root and a static busybox at `/bin/busybox`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod exec;
+mod isolation;
+mod lifecycle;
+mod restart;
+mod world;

@@ -1,0 +1,101 @@
+//! What a new process of a container does between its birth and its program's start. Everything here runs in the child.
+
+use alloc::format;
+use alloc::string::String;
+
+use shim::spec::{CgroupSpec, ContainerSpec, ProcessSpec};
+
+use crate::file::During;
+use crate::mounts::Root;
+use crate::sys::{self, Fd};
+use crate::{cgroup, process};
+
+/// Builds a container around the calling process and runs its program.
+pub(crate) fn container(spec: &ContainerSpec, streams: [i32; 3], sync: i32) -> ! {
+    if let Err(text) = process::settle(streams, sync, None) {
+        // Too early for the socket: the supervisor sees the end alone.
+        drop(sys::write(2, text.as_bytes()));
+        sys::exit(1)
+    }
+    process::fail(match build(spec) {
+        Ok(()) => String::from("program ended before it began"),
+        Err(text) => text,
+    })
+}
+
+fn build(spec: &ContainerSpec) -> Result<(), String> {
+    if !spec.cgroup.unified {
+        cgroup::join(&spec.cgroup)?;
+    }
+    process::set_oom_score_adj(spec.process.oom_score_adj);
+    sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).during(|| "make namespaces".into())?;
+    sys::umask(0);
+    let root = Root::mount(spec)?;
+    root.fill(spec)?;
+    root.enter(spec.root.readonly)?;
+    sys::umask(0o022);
+    make_cwd(&spec.process.cwd)?;
+    let identity = process::identity(&spec.process)?;
+    let terminal = match spec.io.tty {
+        true => Some(console()?),
+        false => None,
+    };
+    process::finish(&spec.process, identity, terminal)
+}
+
+/// Makes the working directory when the image lacks it, as upstream's runtimes do.
+fn make_cwd(cwd: &str) -> Result<(), String> {
+    for (end, _) in cwd.match_indices('/').skip(1).chain([(cwd.len(), "")]) {
+        match sys::mkdir(sys::CWD, &cwd[..end], 0o755) {
+            Ok(()) => {}
+            // What is wrong with it is told when it is entered.
+            Err(_) if sys::stat(sys::CWD, &cwd[..end]).is_ok() => {}
+            Err(error) => return Err(format!("mkdir {}: {error}", &cwd[..end])),
+        }
+    }
+    Ok(())
+}
+
+/// A terminal that is also seen as `/dev/console`.
+fn console() -> Result<Fd, String> {
+    let (master, number) = process::open_terminal()?;
+    let error = || String::from("mount console");
+    let console = sys::open(sys::CWD, "/dev/console", libc::O_RDONLY | libc::O_CREAT | libc::O_NOFOLLOW, 0o666);
+    let target = console.and_then(|_| sys::open(sys::CWD, "/dev/console", libc::O_PATH | libc::O_NOFOLLOW, 0));
+    let tree = sys::open_tree(sys::CWD, &format!("/dev/pts/{number}"), false).during(error)?;
+    sys::move_mount(tree.raw(), target.during(error)?.raw()).during(error)?;
+    Ok(master)
+}
+
+/// Joins the container whose first process is `init` and runs one more program in it. `groups` are joined first, unless
+/// the process was born in them.
+pub(crate) fn exec(spec: &ProcessSpec, groups: Option<&CgroupSpec>, init: i32, streams: [i32; 3], sync: i32) -> ! {
+    if let Err(text) = process::settle(streams, sync, Some(init)) {
+        // Too early for the socket: the supervisor sees the end alone.
+        drop(sys::write(2, text.as_bytes()));
+        sys::exit(1)
+    }
+    process::fail(match enter(groups).and_then(|()| run(spec)) {
+        Ok(()) => String::from("program ended before it began"),
+        Err(text) => text,
+    })
+}
+
+fn enter(groups: Option<&CgroupSpec>) -> Result<(), String> {
+    if let Some(groups) = groups {
+        cgroup::join(groups)?;
+    }
+    // The process namespace was entered by being born there.
+    let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
+    sys::setns(process::KEPT, kinds).during(|| "join namespaces".into())
+}
+
+fn run(spec: &ProcessSpec) -> Result<(), String> {
+    sys::umask(0o022);
+    let identity = process::identity(spec)?;
+    let terminal = match spec.tty {
+        true => Some(process::open_terminal()?.0),
+        false => None,
+    };
+    process::finish(spec, identity, terminal)
+}
