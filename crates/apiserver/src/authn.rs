@@ -1,0 +1,214 @@
+//! Who asks: client certificate, bearer token, nobody; and as whom, when they impersonate.
+
+use std::collections::BTreeMap;
+
+use api::status::Status;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use pki::Claims;
+use pki::identity::ClientVerifier;
+use wire::ConnectionInfo;
+
+use crate::authz::Attributes;
+use crate::cache::Cache;
+use crate::refusal::{Outcome, Refusal};
+use crate::request::percent_decoded;
+use crate::tokens::Tokens;
+use crate::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User, service_account_parts};
+
+/// Under which key of a user's extras the credential is named.
+pub(crate) const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+
+/// How credentials are checked.
+pub struct Authentication {
+    /// Checks client certificates; none are accepted without it.
+    pub certificates: Option<ClientVerifier>,
+    /// Whether requests without credentials are let through to authorization as `system:anonymous`.
+    pub anonymous: bool,
+}
+
+impl Authentication {
+    /// The user of a request, or 401. Bad credentials are never taken for none.
+    pub fn user(
+        &self,
+        headers: &HeaderMap,
+        connection: &ConnectionInfo,
+        tokens: &Tokens,
+        cache: &Cache,
+    ) -> Outcome<User> {
+        if let (Some(verifier), false) = (&self.certificates, connection.client_chain.is_empty()) {
+            match verifier.identity(&connection.client_chain, stdx::wall()) {
+                Ok(identity) => return Ok(certified(identity)),
+                // A certificate for somebody else's sake does not spoil a good token, but is not nothing either.
+                Err(error) if bearer(headers).is_none() => {
+                    tracing::debug!(%error, "client certificate");
+                    return Err(Status::unauthorized().into());
+                }
+                Err(error) => tracing::debug!(%error, "client certificate"),
+            }
+        }
+        if let Some(token) = bearer(headers) {
+            return tokens.user(token, cache).map_err(|error| {
+                tracing::debug!(%error, "bearer token");
+                Status::unauthorized().into()
+            });
+        }
+        if self.anonymous { Ok(User::anonymous()) } else { Err(Status::unauthorized().into()) }
+    }
+}
+
+fn certified(identity: pki::Identity) -> User {
+    let mut groups = identity.groups;
+    groups.push(AUTHENTICATED.to_owned());
+    let credential = format!("X509SHA256={}", identity.fingerprint);
+    let extra = BTreeMap::from([(CREDENTIAL.to_owned(), vec![credential])]);
+    User { name: identity.user, uid: String::new(), groups, extra }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    let token = token.trim_start();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The user that a service account's token stands for. Upstream: `pkg/serviceaccount/util.go`.
+pub(crate) fn user_of_claims(claims: &Claims) -> User {
+    let bound = &claims.bound;
+    let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
+    let mut add = |key: &str, value: &str| {
+        if !value.is_empty() {
+            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+        }
+    };
+    if !claims.id.is_empty() {
+        add("credential-id", &format!("JTI={}", claims.id));
+    }
+    if let Some(pod) = &bound.pod {
+        add("pod-name", &pod.name);
+        add("pod-uid", &pod.uid);
+    }
+    if let Some(node) = &bound.node {
+        add("node-name", &node.name);
+        add("node-uid", &node.uid);
+    }
+    user
+}
+
+/// What a request wants to be taken for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Impersonation {
+    user: String,
+    groups: Vec<String>,
+    uid: String,
+    extra: BTreeMap<String, Vec<String>>,
+}
+
+const EXTRA_PREFIX: &str = "impersonate-extra-";
+
+impl Impersonation {
+    /// What the headers ask for; none without an impersonated user.
+    pub(crate) fn read(headers: &HeaderMap) -> Outcome<Option<Impersonation>> {
+        let texts = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+        };
+        let one = |name: &str| texts(name).into_iter().next().unwrap_or_default();
+        let mut wanted = Impersonation {
+            user: one("impersonate-user"),
+            groups: texts("impersonate-group"),
+            uid: one("impersonate-uid"),
+            extra: BTreeMap::new(),
+        };
+        for name in headers.keys() {
+            if let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) {
+                wanted.extra.insert(percent_decoded(key, false), texts(name.as_str()));
+            }
+        }
+        if !wanted.user.is_empty() {
+            return Ok(Some(wanted));
+        }
+        let others = !wanted.groups.is_empty() || !wanted.uid.is_empty() || !wanted.extra.is_empty();
+        if others { Err(Refusal::internal("requested impersonation without impersonating a user")) } else { Ok(None) }
+    }
+
+    /// What the real user must be allowed to `impersonate`, one by one.
+    pub(crate) fn asked(&self) -> Vec<Attributes<'_>> {
+        let asked = |group, resource, namespace, name, subresource| Attributes {
+            verb: "impersonate",
+            group,
+            resource,
+            subresource,
+            namespace,
+            name,
+            is_resource: true,
+            ..Attributes::default()
+        };
+        let mut all = vec![match service_account_parts(&self.user) {
+            Some((namespace, name)) => asked("", "serviceaccounts", namespace, name, ""),
+            None => asked("", "users", "", &self.user, ""),
+        }];
+        all.extend(self.groups.iter().map(|group| asked("", "groups", "", group, "")));
+        if !self.uid.is_empty() {
+            all.push(asked("authentication.k8s.io", "uids", "", &self.uid, ""));
+        }
+        for (key, values) in &self.extra {
+            all.extend(values.iter().map(|value| asked("authentication.k8s.io", "userextras", "", value, key)));
+        }
+        all
+    }
+
+    /// The user that is impersonated.
+    pub(crate) fn user(self) -> User {
+        let mut groups = self.groups;
+        if let (Some((namespace, _)), true) = (service_account_parts(&self.user), groups.is_empty()) {
+            groups = vec![
+                crate::user::SERVICE_ACCOUNTS.to_owned(),
+                format!("{}:{namespace}", crate::user::SERVICE_ACCOUNTS),
+            ];
+        }
+        let standing = if self.user == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED };
+        if !groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
+            groups.push(standing.to_owned());
+        }
+        User { name: self.user, uid: self.uid, groups, extra: self.extra }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impersonation_must_be_allowed_part_by_part() {
+        let mut headers = HeaderMap::new();
+        headers.insert("impersonate-user", "jane".parse().expect("a header"));
+        headers.append("impersonate-group", "dev".parse().expect("a header"));
+        headers.append("impersonate-group", "ops".parse().expect("a header"));
+        headers.insert("impersonate-extra-acme.com%2Fproject", "x".parse().expect("a header"));
+        let wanted = Impersonation::read(&headers).expect("readable").expect("somebody");
+        let asked: Vec<String> =
+            wanted.asked().iter().map(|a| format!("{}/{}/{}/{}", a.group, a.resource, a.subresource, a.name)).collect();
+        let extra = "authentication.k8s.io/userextras/acme.com/project/x";
+        assert_eq!(asked, ["/users//jane", "/groups//dev", "/groups//ops", extra]);
+        assert_eq!(wanted.user().groups, ["dev", "ops", AUTHENTICATED]);
+    }
+
+    #[test]
+    fn a_group_alone_cannot_be_impersonated() {
+        let mut headers = HeaderMap::new();
+        headers.insert("impersonate-group", "system:masters".parse().expect("a header"));
+        assert_eq!(Impersonation::read(&headers).expect_err("no user").code(), 500);
+    }
+
+    #[test]
+    fn reads_bearer_tokens() {
+        let check = |value: &str, expected| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, value.parse().expect("a header"));
+            assert_eq!(bearer(&headers), expected, "{value}");
+        };
+        check("Bearer abc", Some("abc"));
+        check("bearer  abc", Some("abc"));
+        check("Basic abc", None);
+        check("Bearer ", None);
+    }
+}

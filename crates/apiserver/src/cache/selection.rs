@@ -1,0 +1,176 @@
+//! Which objects a list or watch is about: namespace, labels and fields.
+
+use std::sync::{Arc, OnceLock};
+
+use api::projection::{Meta, Projection, ReadError, Reader, Source};
+use api::selector::{FieldSelector, Selector};
+use client::Object;
+use resources::AnyResource;
+
+use super::resource::Event;
+use super::watcher::{Told, TopicKey};
+use crate::catalog::Served;
+use crate::options::ReadOptions;
+use crate::refusal::{Outcome, Refusal};
+
+/// The objects that a list or watch shows.
+pub struct Selection {
+    def: &'static dyn AnyResource,
+    /// Empty for all.
+    pub namespace: String,
+    /// Pinned by the path or by `metadata.name=`.
+    pub name: Option<String>,
+    pub labels: Selector,
+    fields: FieldSelector,
+    /// The places of the declared fields that the selector names.
+    declared: Vec<&'static str>,
+}
+
+const NAME: &str = "metadata.name";
+const NAMESPACE: &str = "metadata.namespace";
+
+impl Selection {
+    /// All objects in a namespace (everywhere, if it is empty).
+    pub fn all(def: &'static dyn AnyResource, namespace: &str) -> Selection {
+        Selection {
+            def,
+            namespace: namespace.to_owned(),
+            name: None,
+            labels: Selector::EVERYTHING,
+            fields: FieldSelector::default(),
+            declared: Vec::new(),
+        }
+    }
+
+    /// What the parameters select, or 400.
+    pub fn new(served: &Served, namespace: &str, options: &ReadOptions) -> Outcome<Selection> {
+        let labels =
+            Selector::parse(&options.label_selector).map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let fields =
+            FieldSelector::parse(&options.field_selector).map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let declared = served.def.selectable();
+        for term in &fields.0 {
+            let common = term.field == NAME || (term.field == NAMESPACE && served.is_namespaced());
+            if !common && !declared.contains(&term.field.as_str()) {
+                return Err(Refusal::bad_request(unknown_field(&term.field, &declared)));
+            }
+        }
+        let name = fields.exact(NAME).map(str::to_owned);
+        Ok(Selection { def: served.def, namespace: namespace.to_owned(), name, labels, fields, declared })
+    }
+
+    /// Whether only namespace and name restrict.
+    pub fn is_plain(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether the object is selected.
+    pub fn matches(&self, object: &Object) -> bool {
+        if !self.namespace.is_empty() && self.namespace != object.namespace() {
+            return false;
+        }
+        if self.name.as_deref().is_some_and(|name| name != object.name()) {
+            return false;
+        }
+        if !self.labels.matches(&object.meta().labels) {
+            return false;
+        }
+        let values = OnceLock::new();
+        self.fields.matches(|field| match field {
+            NAME => object.name(),
+            NAMESPACE => object.namespace(),
+            field => {
+                let values: &&Values = values.get_or_init(|| Values::of(object, self.def));
+                let place = self.declared.iter().position(|declared| *declared == field);
+                place.and_then(|place| values.get(place)).unwrap_or_default()
+            }
+        })
+    }
+
+    /// What a watch with this selection is told of an event.
+    pub fn told(&self, event: &Event) -> Option<Told> {
+        let is = |object: &Option<Arc<Object>>| object.as_ref().is_some_and(|object| self.matches(object));
+        match (is(&event.previous), is(&event.object)) {
+            (false, true) => Some(Told::Added),
+            (true, true) => Some(Told::Modified),
+            (true, false) => Some(Told::Deleted),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether the selection could be told of the event; cheaper and wider than [`Selection::told`].
+    pub fn concerns(&self, event: &Event) -> bool {
+        let any = event.object.as_ref().or(event.previous.as_ref());
+        any.is_some_and(|object| {
+            (self.namespace.is_empty() || self.namespace == object.namespace())
+                && self.name.as_deref().is_none_or(|name| name == object.name())
+        })
+    }
+
+    /// Where a watch with this selection listens: at its narrowest restriction.
+    pub fn topic(&self) -> TopicKey {
+        if let Some(name) = &self.name {
+            return TopicKey::Name(name.clone());
+        }
+        let exact =
+            self.declared.iter().enumerate().find_map(|(place, field)| Some((place, self.fields.exact(field)?)));
+        match exact {
+            Some((place, value)) => TopicKey::Field(place, value.to_owned()),
+            None if self.namespace.is_empty() => TopicKey::All,
+            None => TopicKey::Namespace(self.namespace.clone()),
+        }
+    }
+}
+
+/// Upstream words it in two ways, depending on whether the kind declares fields of its own.
+fn unknown_field(field: &str, declared: &[&str]) -> String {
+    if declared.is_empty() {
+        format!("{field:?} is not a known field selector: only {NAME:?}, {NAMESPACE:?}")
+    } else {
+        format!("field label not supported: {field}")
+    }
+}
+
+/// The values of an object's declared selectable fields, in the order of their declaration; worked out once an object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Values(Vec<String>);
+
+impl Values {
+    /// The values of an object of the resource `def`.
+    pub(crate) fn of<'o>(object: &'o Object, def: &'static dyn AnyResource) -> &'o Values {
+        if def.selectable().is_empty() {
+            static NONE: Values = Values(Vec::new());
+            return &NONE;
+        }
+        object.project()
+    }
+
+    /// The value at a place of the declaration.
+    pub(crate) fn get(&self, place: usize) -> Option<&str> {
+        self.0.get(place).map(String::as_str)
+    }
+
+    /// The values in the order of the declaration.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl Projection for Values {
+    fn set_meta(&mut self, _: Arc<Meta>) {}
+
+    /// Nothing: the kind's declaration reads the whole object, see below.
+    fn read(&mut self, _: Reader<'_>) -> Result<(), ReadError> {
+        Ok(())
+    }
+
+    fn project(source: &Source<'_>) -> Result<Values, ReadError> {
+        let wanted = |def: &&&dyn AnyResource| {
+            let facts = def.facts();
+            facts.group == source.group && facts.kind == source.kind
+        };
+        let Some(def) = resources::RESOURCES.iter().find(wanted) else { return Ok(Values::default()) };
+        let values = def.selectable_values(&source.tree()?);
+        values.map(Values).map_err(|error| ReadError::UnknownKind(error.to_string()))
+    }
+}
