@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use stdx::{Backoff, TaskTree};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
@@ -356,11 +357,13 @@ async fn converse(
         write_frame(&mut stream, &part).await.map_err(failed())?;
     }
     backoff.succeed();
+    let mut nothing = [0; 1];
     loop {
         tokio::select! {
             changed = latest.changed() => if changed.is_err() { return Ok(()) },
-            // It says nothing after its greeting; what ends the wait is its end.
-            _ = stream.readable() => return Err(NetError::Ended("the data-plane process")),
+            // It says nothing after its greeting; what ends the read is its end. (That the socket is readable would not do:
+            // it counts as that until a read finds it empty.)
+            _ = stream.read(&mut nothing) => return Err(NetError::Ended("the data-plane process")),
         }
         let Some(state) = latest.borrow_and_update().clone() else { return Ok(()) };
         if let Some(update) = difference(&sent, &state) {

@@ -121,3 +121,27 @@ async fn ignored_fields_are_told() {
     feed.apply(NetState::new([view.clone()], [])).await.unwrap();
     assert_eq!(feed.unsupported(), BTreeMap::from([(view.key, view.unsupported)]));
 }
+
+#[tokio::test]
+async fn one_connection_to_the_data_plane_carries_every_change() {
+    let folder = std::env::temp_dir().join(format!("isopod-net-feed-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&folder));
+    std::fs::create_dir(&folder).unwrap();
+    let socket = folder.join("dataplane.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let (state, latest) = watch::channel(Some(Arc::new(web(&[]))));
+    let forwarding = stdx::spawn(forward(socket, latest));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    write_frame(&mut stream, &Greeting { version: VERSION }).await.unwrap();
+    for part in complete(&web(&[])) {
+        let received: serde_json::Value = read_frame(&mut stream).await.unwrap().expect("the connection stays open");
+        assert_eq!(received, serde_json::to_value(part).unwrap());
+    }
+    for last in 1..4u8 {
+        state.send_replace(Some(Arc::new(web(&[[10, 244, 0, last].into()]))));
+        let change: Option<serde_json::Value> = read_frame(&mut stream).await.unwrap();
+        assert!(change.is_some(), "change {last} comes on the same connection");
+    }
+    drop((state, forwarding, stream));
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -63,6 +63,8 @@ fn prepare(spec: SandboxSpec, folder: &str) -> Result<Supervisor, String> {
     sys::reset_signals().during(error("reset signals"))?;
     sys::block_signals().during(error("block signals"))?;
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).during(error("adopt orphans"))?;
+    // The agent does without huge pages, and says so for all its children; containers decide for themselves.
+    sys::prctl(libc::PR_SET_THP_DISABLE, 0).during(error("allow huge pages"))?;
     process::set_oom_score_adj(spec.oom_score_adj);
     cgroup::join(&spec.cgroup)?;
     let children = sys::child_signals().during(error("watch children"))?;
