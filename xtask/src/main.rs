@@ -1,12 +1,48 @@
-//! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench,planted}`.
+//! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench}`.
 
 mod codegen;
+mod example;
+mod place;
+mod release;
+mod test;
+mod tidy;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own chores")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Builds everything, packs and loads the example's image, and runs the example until interrupted.
+    Example {
+        /// Options for `isopod up`.
+        #[arg(last = true)]
+        options: Vec<String>,
+    },
+    /// Runs every check and every test.
+    Test(test::Options),
+    /// Checks what no compiler checks.
+    Tidy,
+    /// Writes the schema table.
+    Codegen {
+        /// Only says whether the checked-in table is right.
+        #[arg(long)]
+        check: bool,
+    },
+}
 
 fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next().as_deref()) {
-        (Some("codegen"), None) => codegen::run(),
-        (Some("codegen"), Some("--check")) => codegen::check(),
-        (other, _) => anyhow::bail!("cargo xtask knows no chore {}", other.unwrap_or("without a name")),
+    match Args::parse().chore {
+        Chore::Example { options } => example::run(&options),
+        Chore::Test(options) => test::run(&options),
+        Chore::Tidy => tidy::run(&place::root()),
+        Chore::Codegen { check: true } => codegen::check(),
+        Chore::Codegen { check: false } => codegen::run(),
     }
 }

@@ -55,7 +55,7 @@ const GZIP_BYTES_MIN: usize = 128 * 1024;
 pub(crate) fn respond(call: &Call<'_>, outcome: Outcome<(Answer, Place)>) -> Response<Body> {
     let written = outcome.and_then(|(answer, place)| write(call, answer, place));
     let mut response = written.unwrap_or_else(|refusal| refused(&refusal, &call.headers));
-    for warning in call.warnings.take() {
+    for warning in shortened(call.warnings.take()) {
         let text =
             format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " "));
         if let Ok(value) = HeaderValue::from_str(&text) {
@@ -66,6 +66,23 @@ pub(crate) fn respond(call: &Call<'_>, outcome: Outcome<(Answer, Place)>) -> Res
         *response.body_mut() = Body::Empty;
     }
     response
+}
+
+/// Many servers and clients refuse long heads, so warnings are cut as upstream cuts them: each, when they are too long together.
+fn shortened(mut warnings: Vec<String>) -> Vec<String> {
+    const TOGETHER_CHARS_MAX: usize = 4 << 10;
+    const EACH_CHARS_MAX: usize = 256;
+    let chars = |warning: &String| warning.chars().count();
+    if warnings.iter().map(chars).sum::<usize>() <= TOGETHER_CHARS_MAX {
+        return warnings;
+    }
+    let mut left = TOGETHER_CHARS_MAX;
+    for warning in &mut warnings {
+        *warning = warning.chars().take(EACH_CHARS_MAX.min(left)).collect();
+        left -= chars(warning);
+    }
+    warnings.retain(|warning| !warning.is_empty());
+    warnings
 }
 
 fn write(call: &Call<'_>, answer: Answer, place: Place) -> Outcome<Response<Body>> {

@@ -74,7 +74,7 @@ impl InProcess {
             Ok(_) => 200,
             Err(refusal) => refusal.code(),
         };
-        self.server.documents.metrics.observe(&call.info, &call.method, code, stdx::mono() - started);
+        self.server.measure(&call.info, &call.method, code, stdx::mono() - started);
         outcome
     }
 

@@ -41,6 +41,20 @@ pub(crate) struct Metrics {
     git_version: Arc<str>,
 }
 
+/// The method, if it is an ordinary one.
+fn word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "OTHER",
+    }
+}
+
 /// Upstream's buckets, in seconds, thinned out.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0];
 
@@ -56,12 +70,11 @@ impl Metrics {
         Metrics { registry, requests, durations, git_version: git_version.into() }
     }
 
-    /// Counts a request.
-    pub(crate) fn observe(&self, info: &RequestInfo, method: &Method, code: u16, duration: Duration) {
-        // Paths that anybody can make up must not become labels.
-        let known = info.is_resource && code != 404;
+    /// Counts a request; `known` says that the catalog has its resource and subresource. Words that strangers make up
+    /// must not become labels: each would be kept for ever.
+    pub(crate) fn observe(&self, info: &RequestInfo, method: &Method, known: bool, code: u16, duration: Duration) {
         let text = |value: &str| if known { value.to_owned() } else { String::new() };
-        let verb = if info.is_resource { info.verb.to_ascii_uppercase() } else { method.as_str().to_owned() };
+        let verb = if info.is_resource { info.verb.to_ascii_uppercase() } else { word(method).to_owned() };
         let scope = match (info.is_resource, info.name.is_empty(), info.namespace.is_empty()) {
             (false, _, _) => "",
             (true, false, _) => "resource",

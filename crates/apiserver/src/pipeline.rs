@@ -1,6 +1,7 @@
 //! A whole request on one page: what → who (as whom) → is there room → may they → what they asked for → the answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -69,7 +70,7 @@ impl ApiServer {
             Ok(who) => self.respond(request, what, query, who).await,
             Err(refusal) => answer::refused(&refusal, request.headers()),
         };
-        self.documents.metrics.observe(&measured.0, &measured.1, response.status().as_u16(), stdx::mono() - started);
+        self.measure(&measured.0, &measured.1, response.status().as_u16(), stdx::mono() - started);
         response
     }
 
@@ -88,6 +89,14 @@ impl ApiServer {
             Err(refusal) => Err(refusal),
         };
         answer::respond(&call, outcome)
+    }
+
+    /// Counts a request that was answered.
+    pub(crate) fn measure(&self, info: &RequestInfo, method: &Method, code: u16, duration: Duration) {
+        let served = self.catalog.find(&info.group, &info.version, &info.resource);
+        let known =
+            served.is_some_and(|served| info.subresource.is_empty() || served.subresource(&info.subresource).is_some());
+        self.documents.metrics.observe(info, method, known, code, duration);
     }
 
     /// Room and permission.
@@ -130,10 +139,14 @@ impl ApiServer {
     }
 }
 
+/// Who dribbles a body holds one of few places for writes meanwhile; upstream's `--request-timeout`.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 async fn body(body: &mut Body) -> Outcome<Bytes> {
-    match body.read(BODY_BYTES_MAX).await {
-        Ok(bytes) => Ok(bytes),
-        Err(BodyError::TooLarge { limit }) => Err(Refusal::too_large(limit)),
-        Err(error) => Err(Refusal::bad_request(format!("read request body: {error}"))),
+    match stdx::timeout(BODY_TIMEOUT, body.read(BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(BodyError::TooLarge { limit })) => Err(Refusal::too_large(limit)),
+        Ok(Err(error)) => Err(Refusal::bad_request(format!("read request body: {error}"))),
+        Err(stdx::Elapsed) => Err(Refusal::timeout("request did not complete within the allotted timeout")),
     }
 }

@@ -65,7 +65,12 @@ impl User {
 
     /// The node whose agent this is.
     pub fn node_name(&self) -> Option<&str> {
-        if self.is_in(NODES) { self.name.strip_prefix(NODE_PREFIX) } else { None }
+        self.name.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty() && self.is_in(NODES))
+    }
+
+    /// Whether this says to be an agent, of whatever node: by its name alone, as upstream.
+    pub fn is_agent(&self) -> bool {
+        self.is_in(NODES) && self.name.starts_with(NODE_PREFIX)
     }
 
     /// Namespace and name of the service account that this is.

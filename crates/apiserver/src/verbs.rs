@@ -32,17 +32,18 @@ pub(crate) fn served(call: &Call<'_>) -> Outcome<Served> {
         None if catalog.of_version(&info.group, &info.version).is_empty() => return Err(crate::paths::unknown()),
         None => return Err(Refusal::no_such_path()),
     };
-    let stray = !info.namespace.is_empty() && !served.is_namespaced() && info.resource != "namespaces";
-    let nowhere = info.namespace.is_empty() && served.is_namespaced() && !info.name.is_empty() && !is_collection(call);
-    if stray || nowhere {
-        return Err(Refusal::no_such_path());
+    // A namespace lies in itself; through any other one it would be judged by the roles of that other one.
+    let own = info.resource == "namespaces" && info.namespace == info.name;
+    let stray = !info.namespace.is_empty() && !served.is_namespaced() && !own;
+    // A selector may have pinned a name; across all namespaces nothing else has one.
+    let reads_all = matches!(info.verb.as_str(), "list" | "watch") && info.subresource.is_empty();
+    let nowhere = info.namespace.is_empty() && served.is_namespaced() && !reads_all;
+    let beyond = !info.rest.is_empty() && info.subresource != "proxy";
+    match (stray || beyond, nowhere, info.name.is_empty()) {
+        (true, _, _) | (_, true, false) => Err(Refusal::no_such_path()),
+        (_, true, true) => Err(Refusal::no_such_method()),
+        _ => Ok(served),
     }
-    Ok(served)
-}
-
-/// Whether the path names no object (a field selector may have pinned a name all the same).
-fn is_collection(call: &Call<'_>) -> bool {
-    matches!(call.info.verb.as_str(), "list" | "watch" | "create" | "deletecollection")
 }
 
 /// Carries out a request on a resource.

@@ -199,16 +199,7 @@ fn update(present: &Endpoints, service: &Service, subsets: &[EndpointSubset], ov
     if same {
         return None;
     }
-    // Labels that are no longer wanted are named, so that merging removes them.
-    let mut wanted = patch::object([]);
-    if let api::value::Value::Object(map) = &mut wanted {
-        for name in present.metadata.labels.iter().flatten().map(|(name, _)| name) {
-            map.insert(name.as_str(), api::value::Value::Null);
-        }
-        for (name, value) in &labels {
-            map.insert(name.as_str(), value.as_str());
-        }
-    }
+    let wanted = patch::texts(present.metadata.labels.as_ref(), &labels);
     let mark = if over { "truncated".into() } else { api::value::Value::Null };
     let body = patch::object([
         ("metadata", patch::object([("labels", wanted), ("annotations", patch::object([(OVER_CAPACITY, mark)]))])),

@@ -72,10 +72,6 @@ impl Controller for EndpointSliceController {
     }
 
     fn reconcile(observed: &Observed, _: Now, _: &Outcomes, _: &Facts, (): &mut ()) -> Plan {
-        let delete = |slice: &EndpointSlice| {
-            let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
-            Change::Delete { of, propagation: Propagation::Default }.into()
-        };
         let Some(service) = &observed.service else {
             return Plan::nothing().then(observed.slices.iter().map(delete));
         };
@@ -86,7 +82,7 @@ impl Controller for EndpointSliceController {
             // Slices of a Service that lost its selector stay: they are the user's from then on.
             return Plan::nothing();
         }
-        Plan::nothing().then(changes(observed, service, delete))
+        changes(observed, service)
     }
 }
 
@@ -115,53 +111,42 @@ fn service_of_slice(_: &View, slice: &Object) -> Vec<Key> {
 }
 
 /// What makes the slices say what the pods say, with as few writes as it takes.
-fn changes(observed: &Observed, service: &Service, delete: impl Fn(&EndpointSlice) -> Action) -> Vec<Action> {
-    let mut wanted = wanted(service, &observed.pods);
-    let mut actions = Vec::new();
+///
+/// New slices come first and superfluous ones go last: an endpoint that moves is never in none of them.
+fn changes(observed: &Observed, service: &Service) -> Plan {
+    let labels = labels(service);
     let mut free: Vec<&EndpointSlice> = observed.slices.iter().collect();
     free.sort_by_key(|slice| slice.metadata.name.clone());
-    let labels = labels(service);
-    let mut rest: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
+    let (mut creates, mut updates, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut wanted = wanted(service, &observed.pods);
+    if wanted.is_empty() {
+        // A Service without pods has one empty slice, so that consumers can tell it from one not seen yet.
+        match free.iter().position(|slice| slice.endpoints.as_ref().is_none_or(Vec::is_empty)) {
+            Some(kept) => updates.extend(update(free.remove(kept), &[], &labels)),
+            None => creates.extend(create(observed, service, &[], &[], &labels)),
+        }
+    }
     for (ports, endpoints) in &mut wanted {
         let (same_ports, others): (Vec<_>, Vec<_>) =
             free.into_iter().partition(|slice| slice.ports.as_deref().unwrap_or_default() == ports.as_slice());
         free = others;
         let (edits, left) = fill(&same_ports, std::mem::take(endpoints));
         for (slice, endpoints) in edits {
-            actions.extend(if endpoints.is_empty() { Some(delete(slice)) } else { update(slice, &endpoints, &labels) });
+            match endpoints.is_empty() {
+                true => deletes.push(delete(slice)),
+                false => updates.extend(update(slice, &endpoints, &labels)),
+            }
         }
-        rest.extend(left.chunks(SLICE_ENDPOINTS_MAX).map(|chunk| (ports.clone(), chunk.to_vec())));
+        let chunks = left.chunks(SLICE_ENDPOINTS_MAX);
+        creates.extend(chunks.filter_map(|chunk| create(observed, service, ports, chunk, &labels)));
     }
-    actions.extend(free.into_iter().map(delete));
-    actions.extend(rest.iter().filter_map(|(ports, endpoints)| create(observed, service, ports, endpoints, &labels)));
-    // A Service without pods has one empty slice, so that consumers can tell it from one not seen yet.
-    let none_wanted = wanted.is_empty() && rest.is_empty();
-    if none_wanted {
-        return keep_placeholder(observed, service, &labels, actions);
-    }
-    actions
+    deletes.extend(free.into_iter().map(delete));
+    Plan::nothing().then(creates).then(updates).then(deletes)
 }
 
-fn keep_placeholder(
-    observed: &Observed,
-    service: &Service,
-    labels: &BTreeMap<String, String>,
-    actions: Vec<Action>,
-) -> Vec<Action> {
-    let empty = |slice: &&EndpointSlice| slice.endpoints.as_ref().is_none_or(Vec::is_empty);
-    match observed.slices.iter().find(empty) {
-        Some(kept) => {
-            let kept_uid = kept.metadata.uid.clone().unwrap_or_default();
-            let deletes_kept =
-                |action: &Action| matches!(&action.change, Change::Delete { of, .. } if of.uid == kept_uid);
-            actions.into_iter().filter(|action| !deletes_kept(action)).collect()
-        }
-        None => {
-            let mut actions = actions;
-            actions.extend(create(observed, service, &[], &[], labels));
-            actions
-        }
-    }
+fn delete(slice: &EndpointSlice) -> Action {
+    let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
+    Change::Delete { of, propagation: Propagation::Default }.into()
 }
 
 /// Which slices keep which endpoints, and the endpoints that found no place.
@@ -190,14 +175,11 @@ fn fill<'a>(
 }
 
 fn update(slice: &EndpointSlice, endpoints: &[Endpoint], labels: &BTreeMap<String, String>) -> Option<Action> {
-    let labelled = labels
-        .iter()
-        .all(|(name, value)| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)) == Some(value));
-    if labelled && slice.endpoints.as_deref().unwrap_or_default() == endpoints {
+    if slice.metadata.labels.as_ref() == Some(labels) && slice.endpoints.as_deref().unwrap_or_default() == endpoints {
         return None;
     }
     let body = patch::object([
-        ("metadata", patch::object([("labels", to_value(labels).ok()?)])),
+        ("metadata", patch::object([("labels", patch::texts(slice.metadata.labels.as_ref(), labels))])),
         ("endpoints", to_value(endpoints).ok()?),
     ]);
     let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);

@@ -14,6 +14,8 @@ mod patch;
 pub mod replicaset;
 pub mod rootca;
 pub mod serviceaccount;
+#[cfg(test)]
+mod testing;
 
 use reconcile::Runner;
 

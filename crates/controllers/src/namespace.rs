@@ -188,3 +188,6 @@ fn status(namespace: &Namespace, content: &BTreeMap<Resource, Vec<Arc<Object>>>,
     let of = owner::reference(NAMESPACES, &namespace.metadata);
     Some(Change::Patch { of, subresource: Some("status"), body, revision: None }.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,8 @@ fn ours() -> impl Iterator<Item = &'static str> {
 }
 
 fn wanted(node: &NodeLite) -> Vec<&'static str> {
-    let holds = |kind: &str, status: &str| condition(&node.conditions, kind).is_some_and(|found| &*found.status == status);
+    let holds =
+        |kind: &str, status: &str| condition(&node.conditions, kind).is_some_and(|found| &*found.status == status);
     let mut wanted: Vec<&'static str> =
         BY_CONDITION.iter().filter(|(kind, status, _)| holds(kind, status)).map(|(_, _, taint)| *taint).collect();
     if node.unschedulable {

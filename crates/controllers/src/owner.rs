@@ -2,12 +2,12 @@
 
 use api::projection::{Meta, PodLite};
 use api::selector::Selector;
-use api::value::to_value;
+use api::value::{Value, to_value};
 use client::{Key, Object};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use reconcile::plan::kinds::{DEPLOYMENTS, REPLICA_SETS};
-use reconcile::{Action, Change, Reference, Resource, View};
+use reconcile::plan::kinds::{DEPLOYMENTS, PODS, REPLICA_SETS};
+use reconcile::{Action, Change, Facts, Need, Plan, Reference, Resource, View};
 use serde::de::DeserializeOwned;
 
 use crate::patch;
@@ -81,8 +81,12 @@ pub(crate) fn keys_of_replica_set(view: &View, set: &Object) -> Vec<Key> {
         .collect()
 }
 
-/// The Deployment behind a pod, through its ReplicaSet. Only the end of a pod matters to it.
+/// The Deployment behind a pod that has ended, through its ReplicaSet. Nothing else about pods matters to it.
 pub(crate) fn deployment_of_pod(view: &View, pod: &Object) -> Vec<Key> {
+    let current = view.get(PODS, pod.key()).filter(|current| current.uid() == pod.uid());
+    if current.is_some_and(|current| !api::decide::pod::is_pod_terminated(current.project::<PodLite>())) {
+        return Vec::new();
+    }
     let Some(owner) = pod.meta().controller() else { return Vec::new() };
     if &*owner.kind != "ReplicaSet" {
         return Vec::new();
@@ -98,48 +102,89 @@ pub(crate) fn owner_key(object: &Object, kind: &str) -> Option<Key> {
     Some(Key::new(object.namespace(), &owner.name))
 }
 
-/// Claims orphaned ReplicaSets that the selector matches, and releases controlled ones that it no longer matches.
-pub(crate) fn claims(deployment: &Deployment, sets: &[ReplicaSet], selector: Option<&Selector>) -> Vec<Action> {
-    let uid = deployment.metadata.uid.as_deref();
-    let matches = |set: &ReplicaSet| {
-        let labels = set.metadata.labels.clone().unwrap_or_default();
-        selector.is_some_and(|selector| selector.matches(&labels))
-    };
-    let change = |set: &ReplicaSet| {
-        let of = reference(REPLICA_SETS, &set.metadata);
-        match controller_uid(&set.metadata) {
-            None if matches(set) && set.metadata.deletion_timestamp.is_none() => {
-                adopt(of, DEPLOYMENTS, &deployment.metadata, set.metadata.owner_references.as_deref())
+/// Dependents that are to change hands.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    adopt: Vec<Action>,
+    release: Vec<Action>,
+}
+
+impl Claims {
+    /// Claims the dependent if the owner's selector matches the orphan, releases it if it no longer matches.
+    pub(crate) fn look(&mut self, owner: (Resource, &ObjectMeta), dependent: &Dependent<'_>, matches: bool) {
+        let uid = owner.1.uid.as_deref();
+        match dependent.owners.iter().find(|owner| owner.controller == Some(true)) {
+            None if matches && dependent.adoptable => self.adopt.extend(adopt(dependent, owner.0, owner.1)),
+            Some(present) if Some(present.uid.as_str()) == uid && !matches => {
+                self.release.extend(release(dependent, &present.uid));
             }
-            owner if owner == uid && !matches(set) => {
-                release(of, uid.unwrap_or_default(), set.metadata.owner_references.as_deref())
-            }
-            _ => None,
+            _ => {}
         }
-    };
-    sets.iter().filter_map(change).collect()
+    }
+
+    /// What to do about them before anything else; `None` when there is nothing to do.
+    ///
+    /// Only an owner that the API itself says to live may adopt: a cache that still shows one that was deleted with its
+    /// dependents orphaned would take them back, and then they would be collected as garbage. Upstream: `canAdoptFunc`.
+    pub(crate) fn plan(self, owner: Reference, facts: &Facts) -> Option<Plan> {
+        let Claims { adopt, release } = self;
+        if adopt.is_empty() {
+            return (!release.is_empty()).then(|| Plan::nothing().then(release));
+        }
+        let need = Need::Lives(owner);
+        match facts.answers.get(&need) {
+            None => Some(Plan { needs: vec![need], ..Plan::default() }),
+            Some(true) => Some(Plan::nothing().then(release.into_iter().chain(adopt))),
+            // The caches are about to show that the owner ends.
+            Some(false) => Some(Plan::nothing().then(release)),
+        }
+    }
+}
+
+/// What adoption and release depend on.
+pub(crate) struct Dependent<'a> {
+    pub of: Reference,
+    pub owners: &'a [OwnerReference],
+    /// The list of owners is written whole, so it must still be as it was seen.
+    pub revision: Option<u64>,
+    pub adoptable: bool,
+}
+
+/// The ReplicaSets that change hands.
+pub(crate) fn claims_of_sets(deployment: &Deployment, sets: &[ReplicaSet], selector: &Selector) -> Claims {
+    let mut claims = Claims::default();
+    for set in sets {
+        let meta = &set.metadata;
+        let dependent = Dependent {
+            of: reference(REPLICA_SETS, meta),
+            owners: meta.owner_references.as_deref().unwrap_or_default(),
+            revision: meta.resource_version.as_ref().and_then(|version| version.parse().ok()),
+            adoptable: meta.deletion_timestamp.is_none(),
+        };
+        let matches = selector.matches(&meta.labels.clone().unwrap_or_default());
+        claims.look((DEPLOYMENTS, &deployment.metadata), &dependent, matches);
+    }
+    claims
 }
 
 /// Makes `owner` the controller of an object, beside the owners it has.
-pub(crate) fn adopt(
-    of: Reference,
-    kind: Resource,
-    owner: &ObjectMeta,
-    present: Option<&[OwnerReference]>,
-) -> Option<Action> {
-    let mut owners = present.unwrap_or_default().to_vec();
+fn adopt(dependent: &Dependent<'_>, kind: Resource, owner: &ObjectMeta) -> Option<Action> {
+    let mut owners = dependent.owners.to_vec();
     owners.push(controller_reference(kind, owner));
-    let owners = to_value(&owners).ok()?;
-    let body = patch::object([("metadata", patch::object([("ownerReferences", owners)]))]);
-    Some(Change::Patch { of, subresource: None, body, revision: None }.into())
+    change_owners(dependent, &owners)
 }
 
 /// Takes the owner `uid` off an object.
-pub(crate) fn release(of: Reference, uid: &str, present: Option<&[OwnerReference]>) -> Option<Action> {
-    let owners: Vec<OwnerReference> = present?.iter().filter(|owner| owner.uid != uid).cloned().collect();
-    let owners = to_value(&owners).ok()?;
+fn release(dependent: &Dependent<'_>, uid: &str) -> Option<Action> {
+    let owners: Vec<OwnerReference> = dependent.owners.iter().filter(|owner| owner.uid != uid).cloned().collect();
+    change_owners(dependent, &owners)
+}
+
+fn change_owners(dependent: &Dependent<'_>, owners: &[OwnerReference]) -> Option<Action> {
+    let owners = if owners.is_empty() { Value::Null } else { to_value(&owners).ok()? };
     let body = patch::object([("metadata", patch::object([("ownerReferences", owners)]))]);
-    Some(Change::Patch { of, subresource: None, body, revision: None }.into())
+    let (of, revision) = (dependent.of.clone(), dependent.revision);
+    Some(Change::Patch { of, subresource: None, body, revision }.into())
 }
 
 /// Whether a pod counts for its controller: not ended and not being deleted. Upstream: `IsPodActive`.

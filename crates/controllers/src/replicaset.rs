@@ -2,10 +2,11 @@
 //!
 //! Upstream: `pkg/controller/replicaset`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::decide::pod::{is_pod_ready, pod_condition};
+use api::decide::pod::{is_pod_active, is_pod_ready, is_pod_terminated, pod_condition};
 use api::projection::PodLite;
 use api::selector::Selector;
 use api::value::{Value, to_value};
@@ -34,7 +35,7 @@ pub struct Observed {
     /// Pods that it controls, and orphans that its selector matches.
     pods: Vec<Arc<Object>>,
     /// How many pods of related ReplicaSets run on each node, for choosing whom to delete.
-    neighbours: std::collections::BTreeMap<String, usize>,
+    neighbours: BTreeMap<String, usize>,
 }
 
 impl Controller for ReplicaSetController {
@@ -62,22 +63,50 @@ impl Controller for ReplicaSetController {
         Observed { set, selector, pods, neighbours }
     }
 
-    fn reconcile(observed: &Observed, now: Now, last: &Outcomes, _: &Facts, (): &mut ()) -> Plan {
+    fn reconcile(observed: &Observed, now: Now, last: &Outcomes, facts: &Facts, (): &mut ()) -> Plan {
         let (Some(set), Some(selector)) = (&observed.set, &observed.selector) else { return Plan::nothing() };
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
         let deleting = set.metadata.deletion_timestamp.is_some();
-        let owned: Vec<&Arc<Object>> = observed
-            .pods
-            .iter()
-            .filter(|pod| pod.meta().is_controlled_by(uid) && selector.matches(&pod.meta().labels))
-            .collect();
-        let active: Vec<&Arc<Object>> = owned.iter().copied().filter(|pod| owner::is_active(pod)).collect();
-        let claims = if deleting { Vec::new() } else { claims(set, selector, &observed.pods) };
-        let steps = if deleting { Vec::new() } else { resize(set, &active, &observed.neighbours, now) };
-        let plan = Plan::nothing().then(claims);
+        if !deleting {
+            let reference = owner::reference(REPLICA_SETS, &set.metadata);
+            if let Some(plan) = claims(set, selector, &observed.pods).plan(reference, facts) {
+                return plan;
+            }
+        }
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        let owned = observed.pods.iter().filter(|pod| pod.meta().is_controlled_by(uid));
+        let mut pods = Pods::default();
+        for pod in owned.filter(|pod| selector.matches(&pod.meta().labels)) {
+            pods.add(pod);
+        }
+        if deleting {
+            return write_status(set, &pods, now, last, Plan::nothing());
+        }
+        let (steps, left) = resize(set, &pods, &observed.neighbours, now);
+        if last.failures.is_empty() {
+            // The status tells of deletions as soon as they are done: whoever goes by it may then make other pods.
+            return write_status(set, &left, now, last, Plan::nothing().then(steps));
+        }
         // After a failure the status goes first, or it would never be told.
-        let (plan, steps) = if last.failures.is_empty() { (plan.then(steps), Vec::new()) } else { (plan, steps) };
-        write_status(set, &active, now, last, plan).then(steps)
+        write_status(set, &pods, now, last, Plan::nothing()).then(steps)
+    }
+}
+
+/// The pods of a ReplicaSet.
+#[derive(Clone, Default)]
+struct Pods<'a> {
+    active: Vec<&'a Arc<Object>>,
+    /// Being deleted and not ended yet.
+    terminating: usize,
+}
+
+impl<'a> Pods<'a> {
+    fn add(&mut self, pod: &'a Arc<Object>) {
+        let lite = pod.project::<PodLite>();
+        if is_pod_active(lite) {
+            self.active.push(pod);
+        } else if !is_pod_terminated(lite) {
+            self.terminating += 1;
+        }
     }
 }
 
@@ -100,8 +129,8 @@ fn keys_of_pod(view: &View, pod: &Object) -> Vec<Key> {
 }
 
 /// Active pods by node, over all ReplicaSets of the same owner. Upstream: `getPodsRankedByRelatedPodsOnSameNode`.
-fn related_pods_by_node(view: &View, set: &ReplicaSet) -> std::collections::BTreeMap<String, usize> {
-    let mut count = std::collections::BTreeMap::new();
+fn related_pods_by_node(view: &View, set: &ReplicaSet) -> BTreeMap<String, usize> {
+    let mut count = BTreeMap::new();
     let Some(owner) = owner::controller_uid(&set.metadata) else { return count };
     for related in view.owned(REPLICA_SETS, owner) {
         for pod in view.owned(PODS, related.uid()).filter(|pod| owner::is_active(pod)) {
@@ -111,41 +140,43 @@ fn related_pods_by_node(view: &View, set: &ReplicaSet) -> std::collections::BTre
     count
 }
 
-fn claims(set: &ReplicaSet, selector: &Selector, pods: &[Arc<Object>]) -> Vec<Action> {
+fn claims(set: &ReplicaSet, selector: &Selector, pods: &[Arc<Object>]) -> owner::Claims {
     let uid = set.metadata.uid.as_deref().unwrap_or_default();
-    let change = |pod: &Arc<Object>| {
-        let meta = pod.meta();
-        let of = owner::reference_to(PODS, pod);
-        let owners = || pod.typed::<Pod>().ok().and_then(|pod| pod.metadata.owner_references);
-        match meta.controller().map(|owner| &*owner.uid) {
-            None if selector.matches(&meta.labels) && owner::is_active(pod) => {
-                owner::adopt(of, REPLICA_SETS, &set.metadata, owners().as_deref())
-            }
-            Some(owner) if owner == uid && !selector.matches(&meta.labels) => {
-                owner::release(of, uid, owners().as_deref())
-            }
-            _ => None,
+    let mut claims = owner::Claims::default();
+    for pod in pods {
+        let matches = selector.matches(&pod.meta().labels);
+        if pod.meta().is_controlled_by(uid) == matches {
+            continue;
         }
-    };
-    pods.iter().filter_map(change).collect()
+        let owners = owner::typed::<Pod>(pod).and_then(|pod| pod.metadata.owner_references).unwrap_or_default();
+        let dependent = owner::Dependent {
+            of: owner::reference_to(PODS, pod),
+            owners: &owners,
+            revision: Some(pod.revision()),
+            adoptable: owner::is_active(pod),
+        };
+        claims.look((REPLICA_SETS, &set.metadata), &dependent, matches);
+    }
+    claims
 }
 
-/// Makes or deletes what is missing or too much.
-fn resize(
+/// Makes or deletes what is missing or too much; and the pods that are left after deletions.
+fn resize<'a>(
     set: &ReplicaSet,
-    active: &[&Arc<Object>],
-    neighbours: &std::collections::BTreeMap<String, usize>,
+    pods: &Pods<'a>,
+    neighbours: &BTreeMap<String, usize>,
     now: Now,
-) -> Vec<Action> {
+) -> (Vec<Action>, Pods<'a>) {
     let wanted = usize::try_from(wanted(set)).unwrap_or(0);
-    match active.len().checked_sub(wanted) {
-        None => (0..(wanted - active.len()).min(BURST)).filter_map(|_| create(set)).collect(),
-        Some(surplus) => {
-            let mut pods = active.to_vec();
-            pods.sort_by_key(|pod| usefulness(pod, neighbours, now));
-            pods.into_iter().take(surplus.min(BURST)).map(|pod| delete(set, pod)).collect()
-        }
-    }
+    let Some(surplus) = pods.active.len().checked_sub(wanted) else {
+        let missing = (wanted - pods.active.len()).min(BURST);
+        return ((0..missing).filter_map(|_| create(set)).collect(), pods.clone());
+    };
+    let mut left = pods.clone();
+    left.active.sort_by_cached_key(|pod| usefulness(pod, neighbours, now));
+    let going: Vec<&Arc<Object>> = left.active.drain(..surplus.min(BURST)).collect();
+    left.terminating += going.len();
+    (going.into_iter().map(|pod| delete(set, pod)).collect(), left)
 }
 
 fn wanted(set: &ReplicaSet) -> i32 {
@@ -200,7 +231,7 @@ fn delete(set: &ReplicaSet, pod: &Object) -> Action {
 }
 
 /// The order in which pods are given up: the least useful first. Upstream: `ActivePodsWithRanks`.
-fn usefulness(pod: &Object, neighbours: &std::collections::BTreeMap<String, usize>, now: Now) -> impl Ord + use<> {
+fn usefulness(pod: &Object, neighbours: &BTreeMap<String, usize>, now: Now) -> impl Ord + use<> {
     let lite = pod.project::<PodLite>();
     let phase = match &*lite.status.phase {
         "Pending" => 0,
@@ -243,9 +274,9 @@ fn ready_since(pod: &PodLite) -> Option<jiff::Timestamp> {
     pod_condition(pod, "Ready").filter(|condition| condition.is_true()).and_then(|condition| condition.last_transition)
 }
 
-fn write_status(set: &ReplicaSet, active: &[&Arc<Object>], now: Now, last: &Outcomes, plan: Plan) -> Plan {
+fn write_status(set: &ReplicaSet, pods: &Pods<'_>, now: Now, last: &Outcomes, plan: Plan) -> Plan {
     let current = set.status.clone().unwrap_or_default();
-    let (wanted, next) = status(set, active, now, last);
+    let (wanted, next) = status(set, pods, now, last);
     let plan = next.map_or(plan.clone(), |next| plan.again_within(next));
     if tree(&current) == tree(&wanted) {
         return plan;
@@ -256,12 +287,7 @@ fn write_status(set: &ReplicaSet, active: &[&Arc<Object>], now: Now, last: &Outc
 }
 
 /// The status, and when a ready pod becomes an available one.
-fn status(
-    set: &ReplicaSet,
-    active: &[&Arc<Object>],
-    now: Now,
-    last: &Outcomes,
-) -> (ReplicaSetStatus, Option<Duration>) {
+fn status(set: &ReplicaSet, pods: &Pods<'_>, now: Now, last: &Outcomes) -> (ReplicaSetStatus, Option<Duration>) {
     let spec = set.spec.as_ref();
     let template_labels =
         spec.and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.clone()).unwrap_or_default();
@@ -270,7 +296,7 @@ fn status(
     );
     let mut counts = (0, 0, 0);
     let mut next: Option<Duration> = None;
-    for pod in active {
+    for pod in &pods.active {
         let labels = &pod.meta().labels;
         counts.0 += i32::from(template_labels.iter().all(|(name, value)| labels.get(name) == Some(value)));
         let lite = pod.project::<PodLite>();
@@ -290,13 +316,13 @@ fn status(
     let current = set.status.as_ref();
     let conditions = conditions(current, now, last);
     let status = ReplicaSetStatus {
-        replicas: i32::try_from(active.len()).unwrap_or(i32::MAX),
+        replicas: i32::try_from(pods.active.len()).unwrap_or(i32::MAX),
+        terminating_replicas: Some(i32::try_from(pods.terminating).unwrap_or(i32::MAX)),
         fully_labeled_replicas: Some(counts.0),
         ready_replicas: Some(counts.1),
         available_replicas: Some(counts.2),
         observed_generation: set.metadata.generation,
         conditions: (!conditions.is_empty()).then_some(conditions),
-        ..ReplicaSetStatus::default()
     };
     (status, next)
 }
@@ -336,6 +362,8 @@ fn tree(status: &ReplicaSetStatus) -> Value {
         ("fullyLabeledReplicas", count(status.fully_labeled_replicas)),
         ("readyReplicas", count(status.ready_replicas)),
         ("availableReplicas", count(status.available_replicas)),
+        // Zero is told, too; absent means that nobody counted.
+        ("terminatingReplicas", status.terminating_replicas.map_or(Value::Null, |count| i64::from(count).into())),
         ("observedGeneration", status.observed_generation.map_or(Value::Null, Value::from)),
         ("conditions", conditions.and_then(|conditions| to_value(conditions).ok()).unwrap_or(Value::Null)),
     ])

@@ -74,3 +74,6 @@ fn right(map: &ConfigMap, root_ca: &str) -> bool {
         .is_some_and(|annotations| annotations.contains_key("kubernetes.io/description"));
     described && map.data.as_ref().and_then(|data| data.get("ca.crt")).is_some_and(|text| text == root_ca)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,3 +48,6 @@ impl Controller for ServiceAccountController {
         Plan::nothing().then([change.into()])
     }
 }
+
+#[cfg(test)]
+mod tests;

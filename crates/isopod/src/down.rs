@@ -86,11 +86,11 @@ async fn remove_pods(paths: &Paths, pod_cidr: Cidr) -> anyhow::Result<()> {
         runtime.remove_pod_sandbox(&sandbox.id).await?;
     }
     runtime.gc().await?;
-    remove_cgroups(Path::new("/sys/fs/cgroup"))
+    remove_cgroups(Path::new("/sys/fs/cgroup"), paths.cgroup())
 }
 
 /// Removes the groups of pods: all that the agent made lies below one group of each hierarchy.
-fn remove_cgroups(root: &Path) -> anyhow::Result<()> {
+fn remove_cgroups(root: &Path, parent: &str) -> anyhow::Result<()> {
     let mut roots = vec![root.to_path_buf()];
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
@@ -99,7 +99,8 @@ fn remove_cgroups(root: &Path) -> anyhow::Result<()> {
         }
     }
     for root in roots {
-        node::cgroup::remove_tree(&root.join("kubepods")).with_context(|| format!("remove {}", root.join("kubepods").display()))?;
+        let folder = root.join(parent);
+        node::cgroup::remove_tree(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ pub struct Paths {
     data: PathBuf,
     run: PathBuf,
     keys: PathBuf,
+    cgroup: String,
 }
 
 impl Paths {
@@ -24,6 +25,7 @@ impl Paths {
             data,
             run: PathBuf::from(format!("/run/isopod{suffix}")),
             keys: PathBuf::from(format!("/etc/isopod{suffix}")),
+            cgroup: format!("kubepods{suffix}"),
         })
     }
 
@@ -52,6 +54,11 @@ impl Paths {
     /// The key that seals secrets at rest: apart from the data and its backups.
     pub fn keys(&self) -> &Path {
         &self.keys
+    }
+
+    /// The control group of each hierarchy below which this cluster's pods are, and no other cluster's.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
     }
 
     pub fn store(&self) -> PathBuf {

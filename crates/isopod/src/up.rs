@@ -199,7 +199,7 @@ async fn start_node(
             labels: BTreeMap::new(),
             machine,
         },
-        cgroups: Cgroups::open(std::path::Path::new("/sys/fs/cgroup"), "kubepods"),
+        cgroups: Cgroups::open(std::path::Path::new("/sys/fs/cgroup"), paths.cgroup()),
         roots: Roots { disk: paths.pods(), memory: paths.pods_volatile() },
         services,
         tasks: tasks.clone(),

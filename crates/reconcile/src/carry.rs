@@ -3,7 +3,11 @@
 use api::value::{Map, Value};
 use client::{Client, ClientError, DeleteOptions, Deleted, Object, PatchKind, Target};
 use futures_util::future::join_all;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+use stdx::Backoff;
 
 use crate::event::Recorder;
 use crate::freshness::Awaited;
@@ -14,6 +18,8 @@ use crate::plan::{Action, Change, Failure, Need, Note, Outcomes, Plan, Propagati
 const FIRST_BATCH: usize = 1;
 /// Requests of one plan under way at once.
 const CONCURRENCY: usize = 64;
+/// The waits between tries to read what became of writes without an answer.
+const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// What carrying out a plan came to.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +27,9 @@ pub struct Carried {
     pub outcomes: Outcomes,
     /// The revisions that the caches must show before the next decision.
     pub awaited: Awaited,
-    /// Something changed under the decision: decide anew at once, without counting a failure.
+    /// Kinds whose writes may have had effects at revisions that no answer told. They are read before the next decision.
+    pub unanswered: BTreeSet<Resource>,
+    /// Something changed under the decision, or may have: decide anew at once, without counting a failure.
     pub conflict: bool,
 }
 
@@ -79,6 +87,7 @@ fn settle(
         Ok(object) => {
             let name =
                 object.as_ref().map_or_else(|| name_of(&action.change).to_owned(), |object| object.name().to_owned());
+            // A deletion that answers no object left nothing behind: a second one finds nothing, and harms nothing.
             if let Some(object) = object {
                 carried.awaited.wrote(resource, object.revision());
             }
@@ -97,17 +106,45 @@ fn settle(
     if error.is_namespace_terminating() {
         return false;
     }
-    if error.is_conflict() {
+    if error.is_unknown() {
+        // It may have happened: whoever acted again before seeing whether it did would make a second pod.
+        carried.unanswered.insert(resource);
+    }
+    // A name that is taken is something the caches do not show yet.
+    if error.is_conflict() || error.is_already_exists() || error.is_unknown() {
         carried.conflict = true;
         return false;
     }
-    let message = error.to_string();
+    let message = told(&error);
     if let Some(note) = &action.on_failure {
         recorder.record(filled(note, name_of(&action.change), &message));
     }
     let reason = error.status().map(|status| status.reason.clone()).unwrap_or_default();
     carried.outcomes.failures.push(Failure { verb, resource, reason, message });
     false
+}
+
+/// An error with its causes.
+fn told(error: &ClientError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// A revision that has whatever became of earlier writes of this kind. Asks until there is an answer.
+pub async fn revision_after(client: &Client, resource: Resource) -> u64 {
+    let mut backoff = READ_BACKOFF;
+    loop {
+        match client.current_revision(collection(resource, "")).await {
+            Ok(revision) => return revision,
+            Err(error) => tracing::debug!(plural = resource.plural, %error, "present revision not read"),
+        }
+        stdx::sleep(backoff.fail()).await;
+    }
 }
 
 fn identity(change: &Change) -> (Verb, Resource) {
@@ -197,6 +234,11 @@ pub async fn answer(client: &Client, need: &Need) -> Result<bool, ClientError> {
     match need {
         Need::Exists(reference) => match client.get(target(reference)).await {
             Ok(object) => Ok(object.uid() == reference.uid),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        },
+        Need::Lives(reference) => match client.get(target(reference)).await {
+            Ok(object) => Ok(object.uid() == reference.uid && object.meta().deletion.is_none()),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         },

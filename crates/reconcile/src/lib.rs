@@ -1,6 +1,6 @@
 //! What a controller is and the one loop that runs them all: caches, queues, freshness, stages, events.
 //!
-//! A controller implements [`Controller`]: pure functions from what is observed to a [`Plan`]. [`run::run`] alone carries plans
+//! A controller implements [`Controller`]: pure functions from what is observed to a [`Plan`]. `run.rs` alone carries plans
 //! out, so order, retries, freshness and events are the same for every controller.
 
 pub mod carry;

@@ -147,6 +147,8 @@ pub struct Plan {
 pub enum Need {
     /// Whether this very object (by uid) exists now.
     Exists(Reference),
+    /// Whether this very object exists now and is not being deleted: only such a one may adopt.
+    Lives(Reference),
     /// Whether a namespace holds any object of a kind now.
     Holds { resource: Resource, namespace: String },
 }

@@ -10,7 +10,7 @@ use client::{Cache, Client, Index, Target, Watched};
 use stdx::{TaskTree, mono, wall};
 use tokio::sync::mpsc;
 
-use crate::carry::{Carried, answer, carry_out};
+use crate::carry::{Carried, answer, carry_out, revision_after};
 use crate::controller::{Controller, Facts, Now, View, Watch};
 use crate::event::Recorder;
 use crate::plan::{Outcomes, Plan, Resource};
@@ -46,6 +46,17 @@ impl Caches {
             Cache::start(&self.tasks, self.client.clone(), watched)
         };
         caches.entry(resource).or_insert_with(start).clone()
+    }
+
+    /// Waits until the caches of these kinds show everything that was carried out.
+    async fn show(&self, carried: &Carried, resources: &[Resource]) {
+        let mut awaited = carried.awaited.clone();
+        for resource in carried.unanswered.iter().filter(|resource| resources.contains(resource)) {
+            awaited.wrote(*resource, revision_after(&self.client, *resource).await);
+        }
+        for (resource, revision) in awaited.iter().filter(|(resource, _)| resources.contains(resource)) {
+            self.of(resource).wait_for(revision).await;
+        }
     }
 
     /// The kinds as they are now.
@@ -158,8 +169,10 @@ impl<C: Controller> Loop<C> {
         loop {
             let due = self.queue.next_due();
             let arrival = tokio::select! {
-                Some((index, batch)) = changes.recv() => Arrival::Changed(index, batch),
+                // What is finished first: there is never more of it than of work, so it keeps nobody waiting.
+                biased;
                 Some(finish) = finishes.recv() => Arrival::Finished(finish),
+                Some((index, batch)) = changes.recv() => Arrival::Changed(index, batch),
                 () = due_at(due) => Arrival::Due,
             };
             self.apply(arrival);
@@ -202,9 +215,7 @@ impl<C: Controller> Loop<C> {
             let (carried, again) = settle::<C>(work, view, &key, plan, &last).await;
             // The loop is gone when the controller was stopped; then nobody asks any more.
             drop(finished.send(Finish::Carried).await);
-            for (resource, revision) in carried.awaited.iter().filter(|(resource, _)| resources.contains(resource)) {
-                caches.of(resource).wait_for(revision).await;
-            }
+            caches.show(&carried, &resources).await;
             drop(finished.send(Finish::Rested(key, carried, again)).await);
         }));
     }

@@ -9,6 +9,8 @@ pub mod plugins;
 pub mod queue;
 pub mod run;
 pub mod schedule;
+#[cfg(test)]
+mod testing;
 pub mod unhonoured;
 
 pub use nodes::{NodeInfo, Nodes};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::decide::Resources;
-use api::decide::pod::occupies_node;
+use api::decide::pod::{is_pod_schedulable, occupies_node};
 use api::projection::{NodeLite, PodLite};
 use client::Object;
 
@@ -71,8 +71,17 @@ pub fn nonzero(requests: &Resources) -> Resources {
 pub struct Nodes {
     nodes: Vec<NodeInfo>,
     index: BTreeMap<Box<str>, usize>,
-    /// Counted pods by uid: the object and the node it counts on.
-    pods: BTreeMap<Box<str>, (Arc<Object>, Box<str>)>,
+    /// Counted pods by uid.
+    pods: BTreeMap<Box<str>, Counted>,
+}
+
+/// A pod that counts on a node.
+#[derive(Clone, Debug)]
+struct Counted {
+    object: Arc<Object>,
+    node: Box<str>,
+    /// It is only about to be bound there.
+    assumed: bool,
 }
 
 impl Nodes {
@@ -108,26 +117,33 @@ impl Nodes {
         let lite: &PodLite = object.project();
         let node = lite.spec.node_name.clone();
         // A pod assumed on a node and not yet seen there stays assumed.
-        if node.is_empty() && self.pods.contains_key(object.uid()) && occupies_node(lite) {
+        if is_pod_schedulable(lite) && self.pods.get(object.uid()).is_some_and(|counted| counted.assumed) {
             return;
         }
         self.remove_pod(object.uid());
         if !node.is_empty() && occupies_node(lite) {
-            self.count(object.clone(), node);
+            self.count(Counted { object: object.clone(), node, assumed: false });
         }
     }
 
     /// Counts a pod on a node that it is about to be bound to.
     pub fn assume(&mut self, object: &Arc<Object>, node: &str) {
         self.remove_pod(object.uid());
-        self.count(object.clone(), node.into());
+        self.count(Counted { object: object.clone(), node: node.into(), assumed: true });
     }
 
-    /// A pod is gone, or could not be bound.
+    /// A pod was not bound where it was assumed. One that was seen on a node since stays there.
+    pub fn forget(&mut self, uid: &str) {
+        if self.pods.get(uid).is_some_and(|counted| counted.assumed) {
+            self.remove_pod(uid);
+        }
+    }
+
+    /// A pod is gone.
     pub fn remove_pod(&mut self, uid: &str) {
-        if let Some((object, node)) = self.pods.remove(uid) {
-            let slot = self.slot(&node);
-            self.nodes[slot].remove(object.project());
+        if let Some(counted) = self.pods.remove(uid) {
+            let slot = self.slot(&counted.node);
+            self.nodes[slot].remove(counted.object.project());
         }
     }
 
@@ -136,10 +152,10 @@ impl Nodes {
         self.pods.contains_key(uid)
     }
 
-    fn count(&mut self, object: Arc<Object>, node: Box<str>) {
-        let slot = self.slot(&node);
-        self.nodes[slot].add(object.project());
-        self.pods.insert(object.uid().into(), (object, node));
+    fn count(&mut self, counted: Counted) {
+        let slot = self.slot(&counted.node);
+        self.nodes[slot].add(counted.object.project());
+        self.pods.insert(counted.object.uid().into(), counted);
     }
 
     fn slot(&mut self, name: &str) -> usize {
@@ -151,3 +167,6 @@ impl Nodes {
         self.nodes.len() - 1
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,9 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(10);
 /// A pod without hope is tried again after this even if nothing changed. Upstream: `podMaxInUnschedulablePodsDuration`.
 const HOPELESS_LIMIT: Duration = Duration::from_secs(300);
 
+/// In place of a plugin's name: the pod asks for something that no change of the cluster brings.
+pub const UNSUPPORTED: &str = "UnsupportedField";
+
 /// What may give a pod without hope a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
@@ -45,7 +48,9 @@ enum Place {
     /// Since then, refused by these plugins.
     Hopeless(Mono, Vec<&'static str>),
     /// It is just being tried; whether something changed meanwhile.
-    Tried { changed: bool },
+    Tried {
+        changed: bool,
+    },
 }
 
 /// The queue.
@@ -53,71 +58,85 @@ enum Place {
 pub struct Queue {
     pods: BTreeMap<Box<str>, Waiting>,
     ready: BTreeSet<(Rank, Box<str>)>,
+    /// When pods become ready although nothing changes.
+    due: BTreeSet<(Mono, Box<str>)>,
     arrivals: u64,
 }
 
-fn rank(waiting: &Waiting) -> Rank {
-    (std::cmp::Reverse(waiting.object.project::<PodLite>().spec.priority), waiting.arrival)
+impl Waiting {
+    fn rank(&self) -> Rank {
+        (std::cmp::Reverse(self.object.project::<PodLite>().spec.priority), self.arrival)
+    }
+
+    fn due(&self) -> Option<Mono> {
+        match self.place {
+            Place::BackingOff(until) => Some(until),
+            Place::Hopeless(since, _) => Some(since + HOPELESS_LIMIT),
+            Place::Ready | Place::Tried { .. } => None,
+        }
+    }
 }
 
 impl Queue {
     /// A pod without a node appeared or changed; a change may give it hope.
     pub fn set(&mut self, object: Arc<Object>, now: Mono) {
         let uid: Box<str> = object.uid().into();
-        if let Some(waiting) = self.pods.get_mut(&uid) {
-            let old = std::mem::replace(&mut waiting.object, object);
-            // Its own status is what a failed try writes; that gives no hope.
-            let hope = old.meta().generation != waiting.object.meta().generation
-                || old.meta().labels != waiting.object.meta().labels;
-            self.ready.retain(|(_, ready)| *ready != uid);
-            match &mut waiting.place {
-                Place::Ready => drop(self.ready.insert((rank(waiting), uid))),
-                Place::Hopeless(..) if hope => self.wake(&uid, now),
-                Place::Tried { changed } => *changed |= hope,
-                _ => {}
-            }
-            return;
+        let Some(mut waiting) = self.lift(&uid) else {
+            self.arrivals += 1;
+            let waiting = Waiting { object, arrival: self.arrivals, tries: 0, place: Place::Ready };
+            return self.put(uid, waiting);
+        };
+        let old = std::mem::replace(&mut waiting.object, object);
+        // Its own status is what a failed try writes; that gives no hope.
+        let hope = old.meta().generation != waiting.object.meta().generation
+            || old.meta().labels != waiting.object.meta().labels;
+        match &mut waiting.place {
+            Place::Hopeless(..) if hope => wake(&mut waiting, now),
+            Place::Tried { changed } => *changed |= hope,
+            _ => {}
         }
-        self.arrivals += 1;
-        let waiting = Waiting { object, arrival: self.arrivals, tries: 0, place: Place::Ready };
-        self.ready.insert((rank(&waiting), uid.clone()));
-        self.pods.insert(uid, waiting);
+        self.put(uid, waiting);
     }
 
     /// A pod has a node, or is gone.
     pub fn remove(&mut self, uid: &str) {
-        if let Some(waiting) = self.pods.remove(uid) {
-            self.ready.remove(&(rank(&waiting), uid.into()));
-        }
+        drop(self.lift(uid));
     }
 
     /// The next pod to try; it is being tried until [`Queue::failed`] or [`Queue::remove`].
     pub fn take(&mut self, now: Mono) -> Option<Arc<Object>> {
-        self.promote(now);
-        let (_, uid) = self.ready.pop_first()?;
-        let waiting = self.pods.get_mut(&uid).expect("what is ready is waiting");
-        waiting.place = Place::Tried { changed: false };
-        Some(waiting.object.clone())
+        while let Some((_, uid)) = self.due.first().filter(|(due, _)| *due <= now).cloned() {
+            self.place(&uid, |waiting| waiting.place = Place::Ready);
+        }
+        let (_, uid) = self.ready.first().cloned()?;
+        self.place(&uid, |waiting| waiting.place = Place::Tried { changed: false });
+        self.pods.get(&uid).map(|waiting| waiting.object.clone())
     }
 
     /// A try found no node: the pod waits for what the plugins that refused it care about.
     pub fn failed(&mut self, uid: &str, plugins: Vec<&'static str>, now: Mono) {
-        let Some(waiting) = self.pods.get_mut(uid) else { return };
-        let changed = matches!(waiting.place, Place::Tried { changed: true });
-        waiting.tries += 1;
-        waiting.place = if changed { Place::BackingOff(now + backoff(waiting.tries)) } else { Place::Hopeless(now, plugins) };
+        self.place(uid, |waiting| {
+            let changed = matches!(waiting.place, Place::Tried { changed: true });
+            waiting.tries += 1;
+            waiting.place =
+                if changed { Place::BackingOff(now + backoff(waiting.tries)) } else { Place::Hopeless(now, plugins) };
+        });
     }
 
     /// A try went wrong for a reason that is not the pod's: it is tried again after its backoff.
     pub fn retry(&mut self, uid: &str, now: Mono) {
-        let Some(waiting) = self.pods.get_mut(uid) else { return };
-        waiting.tries += 1;
-        waiting.place = Place::BackingOff(now + backoff(waiting.tries));
+        self.place(uid, |waiting| {
+            waiting.tries += 1;
+            waiting.place = Place::BackingOff(now + backoff(waiting.tries));
+        });
     }
 
     /// Something changed: wakes the pods it may help. Upstream: queueing hints.
     pub fn hint(&mut self, hint: Hint, now: Mono) {
-        let helps = |plugins: &[&str]| hint == Hint::Node || plugins.contains(&"NodeResourcesFit");
+        let helps = |plugins: &[&str]| match hint {
+            Hint::Node => !plugins.contains(&UNSUPPORTED),
+            Hint::Room => plugins.contains(&"NodeResourcesFit"),
+        };
         let mut woken = Vec::new();
         for (uid, waiting) in &mut self.pods {
             match &mut waiting.place {
@@ -127,47 +146,55 @@ impl Queue {
             }
         }
         for uid in woken {
-            self.wake(&uid, now);
+            self.place(&uid, |waiting| wake(waiting, now));
         }
     }
 
     /// When a pod has to be tried next although nothing changes.
     pub fn next_due(&self) -> Option<Mono> {
-        let due = |waiting: &Waiting| match waiting.place {
-            Place::BackingOff(until) => Some(until),
-            Place::Hopeless(since, _) => Some(since + HOPELESS_LIMIT),
-            _ => None,
-        };
-        self.pods.values().filter_map(due).min()
+        self.due.first().map(|(due, _)| *due)
     }
 
-    fn wake(&mut self, uid: &str, now: Mono) {
-        let Some(waiting) = self.pods.get_mut(uid) else { return };
-        let Place::Hopeless(since, _) = waiting.place else { return };
-        let until = since + backoff(waiting.tries);
-        if until <= now {
-            waiting.place = Place::Ready;
-            self.ready.insert((rank(waiting), uid.into()));
-        } else {
-            waiting.place = Place::BackingOff(until);
+    /// Changes what is known of a waiting pod.
+    fn place(&mut self, uid: &str, change: impl FnOnce(&mut Waiting)) {
+        if let Some(mut waiting) = self.lift(uid) {
+            change(&mut waiting);
+            self.put(uid.into(), waiting);
         }
     }
 
-    fn promote(&mut self, now: Mono) {
-        for (uid, waiting) in &mut self.pods {
-            let due = match waiting.place {
-                Place::BackingOff(until) => until <= now,
-                Place::Hopeless(since, _) => since + HOPELESS_LIMIT <= now,
-                _ => false,
-            };
-            if due {
-                waiting.place = Place::Ready;
-                self.ready.insert((rank(waiting), uid.clone()));
-            }
+    /// Takes a pod out of all three sets.
+    fn lift(&mut self, uid: &str) -> Option<Waiting> {
+        let waiting = self.pods.remove(uid)?;
+        self.ready.remove(&(waiting.rank(), uid.into()));
+        if let Some(due) = waiting.due() {
+            self.due.remove(&(due, uid.into()));
         }
+        Some(waiting)
     }
+
+    /// Puts a pod where its place says.
+    fn put(&mut self, uid: Box<str>, waiting: Waiting) {
+        if waiting.place == Place::Ready {
+            self.ready.insert((waiting.rank(), uid.clone()));
+        }
+        if let Some(due) = waiting.due() {
+            self.due.insert((due, uid.clone()));
+        }
+        self.pods.insert(uid, waiting);
+    }
+}
+
+/// Gives a pod without hope another try, after its backoff.
+fn wake(waiting: &mut Waiting, now: Mono) {
+    let Place::Hopeless(since, _) = waiting.place else { return };
+    let until = since + backoff(waiting.tries);
+    waiting.place = if until <= now { Place::Ready } else { Place::BackingOff(until) };
 }
 
 fn backoff(tries: u32) -> Duration {
     BACKOFF_BASE.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(BACKOFF_LIMIT)
 }
+
+#[cfg(test)]
+mod tests;

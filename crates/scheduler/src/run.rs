@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::decide::conditions::{NewCondition, set_condition};
 use api::decide::pod::is_pod_schedulable;
-use api::projection::PodLite;
+use api::projection::{NodeLite, PodLite};
 use api::value::{Map, Value, to_value};
 use client::{Cache, Change, Client, ClientError, Object, PatchKind, Target};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::nodes::Nodes;
 use crate::plugins::PLUGINS;
-use crate::queue::{Hint, Queue};
+use crate::queue::{Hint, Queue, UNSUPPORTED};
 use crate::schedule::{Decision, schedule};
 use crate::unhonoured;
 
@@ -37,7 +37,8 @@ pub struct Options {
 enum Arrival {
     Nodes(Vec<Change>),
     Pods(Vec<Change>),
-    Bound(Arc<Object>, Result<(), ClientError>),
+    /// A pod, and the node it was bound to.
+    Bound(Arc<Object>, Result<String, ClientError>),
     Due,
 }
 
@@ -47,7 +48,7 @@ struct Scheduler {
     nodes: Nodes,
     queue: Queue,
     binding: usize,
-    bound: mpsc::Sender<(Arc<Object>, Result<(), ClientError>)>,
+    bound: mpsc::Sender<(Arc<Object>, Result<String, ClientError>)>,
 }
 
 /// Runs until the task tree is cancelled.
@@ -58,8 +59,14 @@ pub async fn run(options: Options) {
     options.pods.synced().await;
     let (bound, mut outcomes) = mpsc::channel(BINDINGS_MAX);
     let recorder = Recorder::start(options.client.clone(), NAME, "", &options.tasks);
-    let mut scheduler =
-        Scheduler { client: options.client, recorder, nodes: Nodes::default(), queue: Queue::default(), binding: 0, bound };
+    let mut scheduler = Scheduler {
+        client: options.client,
+        recorder,
+        nodes: Nodes::default(),
+        queue: Queue::default(),
+        binding: 0,
+        bound,
+    };
     loop {
         let due = scheduler.queue.next_due();
         let arrival = tokio::select! {
@@ -78,6 +85,14 @@ pub async fn run(options: Options) {
     }
 }
 
+/// Whether a change of a node may make room for a pod: heartbeats do not.
+fn may_help(change: &Change) -> bool {
+    let (Some(old), Some(new)) = (&change.old, &change.new) else { return change.new.is_some() };
+    let (old, new): (&NodeLite, &NodeLite) = (old.project(), new.project());
+    (&old.allocatable, &old.taints, old.unschedulable, &old.meta.labels)
+        != (&new.allocatable, &new.taints, new.unschedulable, &new.meta.labels)
+}
+
 async fn due_at(due: Option<stdx::Mono>) {
     match due {
         Some(due) => stdx::sleep_until(due).await,
@@ -90,14 +105,18 @@ impl Scheduler {
         match arrival {
             Arrival::Due => {}
             Arrival::Nodes(changes) => {
+                let mut helps = false;
                 for change in changes {
+                    helps |= may_help(&change);
                     match (change.new, change.old) {
                         (Some(node), _) => self.nodes.set_node(node),
                         (None, Some(node)) => self.nodes.remove_node(node.name()),
                         (None, None) => {}
                     }
                 }
-                self.queue.hint(Hint::Node, mono());
+                if helps {
+                    self.queue.hint(Hint::Node, mono());
+                }
             }
             Arrival::Pods(changes) => changes.into_iter().for_each(|change| self.pod_changed(change)),
             Arrival::Bound(pod, outcome) => self.bound(&pod, outcome),
@@ -143,20 +162,21 @@ impl Scheduler {
         let unhonoured = pod.tree().map(|tree| unhonoured::used(&tree)).unwrap_or_default();
         if !unhonoured.is_empty() {
             let message = format!("not supported by this scheduler: {}", unhonoured.join(", "));
-            self.queue.failed(pod.uid(), Vec::new(), mono());
+            self.queue.failed(pod.uid(), vec![UNSUPPORTED], mono());
             return self.refuse(pod, "UnsupportedField", message);
         }
+        // A bind of unknown outcome left it assumed; it must not be in its own way.
+        self.nodes.forget(pod.uid());
         match schedule(pod.project(), &self.nodes, PLUGINS, stdx::random_u64()) {
             Decision::Node(node) => {
                 self.nodes.assume(pod, &node);
                 self.binding += 1;
                 let (client, bound, pod) = (self.client.clone(), self.bound.clone(), pod.clone());
                 drop(stdx::spawn(async move {
-                    let outcome = bind(&client, &pod, &node).await;
+                    let outcome = bind(&client, &pod, &node).await.map(|()| node.to_string());
                     // The loop is gone when the scheduler was stopped.
                     drop(bound.send((pod, outcome)).await);
                 }));
-                // Optimistic, as upstream: the event says where the pod went once it is bound.
             }
             Decision::Nowhere(misfit) => {
                 self.queue.failed(pod.uid(), misfit.plugins().collect(), mono());
@@ -165,20 +185,24 @@ impl Scheduler {
         }
     }
 
-    fn bound(&mut self, pod: &Arc<Object>, outcome: Result<(), ClientError>) {
+    fn bound(&mut self, pod: &Arc<Object>, outcome: Result<String, ClientError>) {
         self.binding -= 1;
         match outcome {
-            Ok(()) => self.queue.remove(pod.uid()),
+            Ok(node) => {
+                self.queue.remove(pod.uid());
+                let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
+                self.note(pod, Severity::Normal, "Scheduled", message);
+            }
             // The cache tells what became of it.
             Err(error) if error.is_not_found() || error.is_conflict() => {
-                self.nodes.remove_pod(pod.uid());
+                self.nodes.forget(pod.uid());
                 self.queue.retry(pod.uid(), mono());
             }
             Err(error) => {
                 tracing::warn!(pod = %pod.key(), %error, "pod not bound");
                 // An unknown outcome counts as bound until the watch says otherwise; the retry then finds a conflict.
                 if !error.is_unknown() {
-                    self.nodes.remove_pod(pod.uid());
+                    self.nodes.forget(pod.uid());
                 }
                 self.queue.retry(pod.uid(), mono());
             }
@@ -224,7 +248,8 @@ async fn bind(client: &Client, pod: &Object, node: &str) -> Result<(), ClientErr
 /// Writes the condition `PodScheduled` = False, unless it says that already.
 async fn tell(client: &Client, pod: &Object, message: &str) -> Result<(), ClientError> {
     let tree = pod.tree()?;
-    let mut conditions: Vec<Value> = tree.at(&["status", "conditions"]).and_then(Value::as_array).unwrap_or_default().to_vec();
+    let mut conditions: Vec<Value> =
+        tree.at(&["status", "conditions"]).and_then(Value::as_array).unwrap_or_default().to_vec();
     let condition = NewCondition { kind: "PodScheduled", status: "False", reason: "Unschedulable", message };
     if !set_condition(&mut conditions, condition, wall()) {
         return Ok(());
@@ -242,4 +267,3 @@ async fn tell(client: &Client, pod: &Object, message: &str) -> Result<(), Client
         result => result.map(drop),
     }
 }
-

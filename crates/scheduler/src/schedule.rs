@@ -74,7 +74,9 @@ fn best<'n>(judges: &[(&dyn Plugin, Box<dyn Judge + '_>)], nodes: &[&'n NodeInfo
     }
     let mut totals = vec![0i64; nodes.len()];
     for (plugin, judge) in judges {
-        let Some(mut scores) = nodes.iter().map(|node| judge.score(node)).collect::<Option<Vec<i64>>>() else { continue };
+        let Some(mut scores) = nodes.iter().map(|node| judge.score(node)).collect::<Option<Vec<i64>>>() else {
+            continue;
+        };
         normalize(&mut scores, judge.normalization());
         for (total, score) in totals.iter_mut().zip(scores) {
             *total += score * plugin.weight();

@@ -31,7 +31,17 @@ const UNKNOWN_MAX: usize = 100;
 /// Brings a tree into the form that the schema describes: unknown members are pruned and reported; nulls vanish where they mean
 /// "not given"; times, quantities and durations become canonical. The first value of a wrong type is an error, worded as Go's.
 pub fn conform(value: &mut Value, message: &Message) -> Result<Conformed, DecodeError> {
-    let mut check = Check { conformed: Conformed::default(), silent: 0 };
+    conform_as(value, message, Reader::Decoder)
+}
+
+/// As [`conform`] for what a strategic merge patch made: upstream brings that into its type by another way, which is
+/// worded differently and takes whole floats for integers.
+pub fn conform_converted(value: &mut Value, message: &Message) -> Result<Conformed, DecodeError> {
+    conform_as(value, message, Reader::Converter)
+}
+
+fn conform_as(value: &mut Value, message: &Message, reader: Reader) -> Result<Conformed, DecodeError> {
+    let mut check = Check { conformed: Conformed::default(), silent: 0, reader };
     match value {
         Value::Object(members) => check.object(members, message, &Place::Root)?,
         other => return Err(mismatch(other, &Place::Root, message.go_name())),
@@ -39,21 +49,42 @@ pub fn conform(value: &mut Value, message: &Message) -> Result<Conformed, Decode
     Ok(check.conformed)
 }
 
-/// The error for strict field validation, if there is anything to say: unknown members first, then repeated ones.
-pub fn strict_error(unknown: &[String], duplicates: &[String]) -> Option<String> {
+/// What strict field validation complains of. Of a JSON text it is told in the text's order, as upstream tells it; without one
+/// (YAML), repeated members come first.
+pub fn strict_faults(json: Option<&[u8]>, unknown: &[String], duplicates: &[String]) -> Vec<String> {
     if unknown.is_empty() && duplicates.is_empty() {
-        return None;
+        return Vec::new();
     }
-    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-    let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}"));
-    let faults: Vec<String> = unknown.chain(duplicates).collect();
-    Some(format!("strict decoding error: {}", faults.join(", ")))
+    let mut faults = match json {
+        Some(text) => super::json::faults(text, &super::Limits::default(), unknown),
+        None => {
+            let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}"));
+            duplicates.chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect()
+        }
+    };
+    faults.truncate(UNKNOWN_MAX);
+    faults
+}
+
+/// The error for strict field validation, if there is anything to complain of.
+pub fn strict_error(faults: &[String]) -> Option<String> {
+    (!faults.is_empty()).then(|| format!("strict decoding error: {}", faults.join(", ")))
+}
+
+/// What upstream reads a tree with, which decides how it words a value of a wrong type.
+#[derive(Clone, Copy, PartialEq)]
+enum Reader {
+    /// Go's JSON decoder.
+    Decoder,
+    /// The converter of trees to typed objects.
+    Converter,
 }
 
 struct Check {
     conformed: Conformed,
     /// Above zero inside values that Go decodes by themselves, where strictness does not reach.
     silent: usize,
+    reader: Reader,
 }
 
 /// Where in the tree the check is; lives on the stack.
@@ -123,6 +154,30 @@ fn mismatch(value: &Value, place: &Place<'_>, go_type: &str) -> DecodeError {
     })
 }
 
+/// The converter's error for a value of the wrong type. Upstream: `k8s.io/apimachinery/pkg/runtime/converter.go`.
+fn unconvertible(value: &Value, ty: &Type, go_type: &str) -> String {
+    let kind = match value {
+        Value::Null => "invalid",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "int64",
+        Value::Float(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    };
+    match (ty, value) {
+        (Type::Struct(_), _) => format!("cannot restore struct from: {kind}"),
+        (Type::Map(_), _) => format!("cannot restore map from {kind}"),
+        (Type::List(_) | Type::Bytes, _) => format!("cannot restore slice from {kind}"),
+        // Go converts numbers to text (as code points) and to integers (by cutting), so its converter names both types.
+        (Type::String, Value::Int(_)) | (Type::Int32 | Type::Int64, Value::Float(_)) => {
+            format!("cannot convert {kind} to {go_type}")
+        }
+        (Type::String, _) => "unrecognized type: string".to_owned(),
+        (ty, _) => format!("unrecognized type: {}", ty.go_type()),
+    }
+}
+
 /// Go's error for a value that its type decodes by itself, where the place is not known.
 fn lone_mismatch(value: &Value, go_type: &str) -> DecodeError {
     mismatch(value, &Place::Root, go_type)
@@ -169,15 +224,34 @@ impl Check {
         outer: &Place<'_>,
     ) -> Result<(), DecodeError> {
         let place = Place::Field { outer, message, field };
+        self.convert(value, &field.ty);
         if has_kind(value, &field.ty) {
             self.value(value, &field.ty, &place)
         } else {
-            Err(mismatch(value, &place, &field.go_type()))
+            Err(self.wrong(value, &place, &field.ty, &field.go_type()))
+        }
+    }
+
+    /// The converter takes `2.0` for an integer.
+    fn convert(&self, value: &mut Value, ty: &Type) {
+        if let (Reader::Converter, Type::Int32 | Type::Int64, Value::Float(number)) = (self.reader, ty, &*value)
+            && number.fract() == 0.0
+            && number.abs() < 1e15
+        {
+            *value = Value::Int(*number as i64);
+        }
+    }
+
+    fn wrong(&self, value: &Value, place: &Place<'_>, ty: &Type, go_type: &str) -> DecodeError {
+        match self.reader {
+            Reader::Decoder => mismatch(value, place, go_type),
+            Reader::Converter => DecodeError::Type(unconvertible(value, ty, go_type)),
         }
     }
 
     /// Checks the inside of a value; the value itself may still be of the wrong kind if it is an item or a map's value.
     fn value(&mut self, value: &mut Value, ty: &Type, place: &Place<'_>) -> Result<(), DecodeError> {
+        self.convert(value, ty);
         match (ty, &mut *value) {
             (Type::Int32, Value::Int(number)) if i32::try_from(*number).is_err() => {
                 Err(mismatch(value, place, "int32"))
@@ -201,7 +275,7 @@ impl Check {
             (Type::Duration, _) => canonical_duration(value),
             (Type::Quantity, _) => canonical_quantity(value),
             (Type::IntOrString, _) => check_int_or_string(value),
-            (ty, _) => Err(mismatch(value, place, &ty.go_type())),
+            (ty, _) => Err(self.wrong(value, place, ty, &ty.go_type())),
         }
     }
 

@@ -13,7 +13,7 @@ pub mod transcode;
 pub mod yaml;
 
 pub use complete::complete;
-pub use conform::{Conformed, conform, strict_error};
+pub use conform::{Conformed, conform, conform_converted, strict_error, strict_faults};
 pub use error::{DecodeError, EncodeError};
 pub use prune::prune;
 #[cfg(test)]

@@ -5,8 +5,16 @@ use std::collections::BTreeMap;
 
 use super::rbac::Rule;
 
+/// Rules that hold more single permissions than this together are granted only by those who hold each rule as a whole:
+/// a role of a megabyte could have a billion of them.
+const SINGLES_MAX: usize = 10_000;
+
 /// The parts of `wanted` that `held` does not cover, each as upstream shows it, sorted; empty when all is covered.
 pub(crate) fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<String> {
+    let wanted: Vec<&Rule> = wanted.iter().filter(|rule| !held.iter().any(|own| covers_whole(own, rule))).collect();
+    if wanted.iter().map(|rule| count(rule)).fold(0, usize::saturating_add) > SINGLES_MAX {
+        return vec![format!("more than {SINGLES_MAX} combinations of verbs and resources")];
+    }
     let mut verbs: BTreeMap<Single, Vec<String>> = BTreeMap::new();
     for rule in wanted {
         for (verb, single) in singles(rule) {
@@ -43,6 +51,31 @@ impl Single {
 /// A list as Go's `%q` prints it.
 pub(crate) fn quoted(items: &[String]) -> String {
     format!("[{}]", items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(" "))
+}
+
+/// How many single permissions a rule holds.
+fn count(rule: &Rule) -> usize {
+    let of_resources = [rule.groups.len(), rule.resources.len(), rule.names.len().max(1)];
+    let of_resources = of_resources.into_iter().fold(1, usize::saturating_mul);
+    rule.verbs.len().saturating_mul(of_resources.saturating_add(rule.urls.len()))
+}
+
+/// Whether one rule covers another one list by list. Covers less than [`covers`] does part by part, but costs no product.
+fn covers_whole(held: &Rule, wanted: &Rule) -> bool {
+    let all = |held: &[String], wanted: &[String]| {
+        held.iter().any(|item| item == "*")
+            || (wanted.len() <= SINGLES_MAX && wanted.iter().all(|item| has(held, item)))
+    };
+    // A name is never a wildcard.
+    let names = held.names.is_empty()
+        || (!wanted.names.is_empty()
+            && wanted.names.iter().take(SINGLES_MAX + 1).all(|name| held.names.contains(name)));
+    wanted.urls.is_empty()
+        && all(&held.verbs, &wanted.verbs)
+        && all(&held.groups, &wanted.groups)
+        && all(&held.resources, &wanted.resources)
+        && wanted.names.len() <= SINGLES_MAX
+        && names
 }
 
 fn singles(rule: &Rule) -> Vec<(String, Single)> {
@@ -124,5 +157,23 @@ mod tests {
             &[rule(&["get"], &["secrets"], &["a"])],
             &[r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["a"], Verbs:["get"]}"#],
         );
+        check(
+            &[rule(&["get"], &["secrets"], &["*"])],
+            &[rule(&["get"], &["secrets"], &["a"])],
+            &[r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["a"], Verbs:["get"]}"#],
+        );
+    }
+
+    #[test]
+    fn a_role_of_a_billion_permissions_is_judged_at_once() {
+        let many: Vec<String> = (0..1000).map(|number| format!("x{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let huge = rule(&many, &many, &many);
+        check(
+            &[rule(&["*"], &["pods"], &[])],
+            std::slice::from_ref(&huge),
+            &["more than 10000 combinations of verbs and resources"],
+        );
+        check(&[rule(&["*"], &["*"], &[])], &[huge], &[]);
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use api::selector::FieldSelector;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, VolumeProjection};
 
 use super::Attributes;
@@ -74,7 +75,8 @@ fn edges(pod: &Pod) -> Option<(String, Vec<Vertex>)> {
     Some((node, vertices))
 }
 
-fn references(spec: &PodSpec, found: &mut dyn FnMut(Referred, &str)) {
+/// Tells everything that a pod refers to.
+pub(crate) fn references(spec: &PodSpec, found: &mut dyn FnMut(Referred, &str)) {
     if let Some(account) = spec.service_account_name.as_deref().filter(|name| !name.is_empty()) {
         found(Referred::ServiceAccount, account);
     }
@@ -121,6 +123,7 @@ pub(crate) fn allows(node: &str, asked: &Attributes<'_>, graph: &Graph) -> Resul
             ("coordination.k8s.io", "leases") => return lease(node, asked),
             ("", "pods") if asked.subresource.is_empty() => return pod(node, asked, graph),
             ("", "nodes") if asked.subresource.is_empty() => return own_node(node, asked),
+            ("storage.k8s.io", "csinodes") => return csi_node(node, asked),
             _ => {}
         }
     }
@@ -178,11 +181,21 @@ fn lease(node: &str, asked: &Attributes<'_>) -> Result<(), String> {
     Ok(())
 }
 
+fn csi_node(node: &str, asked: &Attributes<'_>) -> Result<(), String> {
+    if !matches!(asked.verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a CSINode".to_owned());
+    }
+    if !asked.subresource.is_empty() {
+        return Err("cannot authorize CSINode subresources".to_owned());
+    }
+    if asked.verb != "create" && asked.name != node {
+        return Err("can only access CSINode with the same name as the requesting node".to_owned());
+    }
+    Ok(())
+}
+
 fn selects(asked: &Attributes<'_>, field: &str, value: &str) -> bool {
-    asked.field_selector.split(',').any(|term| {
-        let (name, wanted) = term.split_once('=').unwrap_or_default();
-        name == field && wanted.strip_prefix('=').unwrap_or(wanted) == value
-    })
+    FieldSelector::parse(asked.field_selector).is_ok_and(|selector| selector.exact(field) == Some(value))
 }
 
 fn pod(node: &str, asked: &Attributes<'_>, graph: &Graph) -> Result<(), String> {
@@ -220,10 +233,10 @@ static NODE_RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(&["update", "patch"], "", &["nodes/status", "pods/status"]),
         rule(&["create", "update", "patch"], "", &["events"]),
         rule(&["create"], "", &["pods/eviction"]),
-        rule(&["get"], "", &["persistentvolumes", "endpoints"]),
+        // Volumes come with a way from a node's pods to them; until then an agent reads none.
+        rule(&["get"], "", &["endpoints"]),
         rule(&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
         rule(&["get", "list", "watch"], "storage.k8s.io", &["csidrivers"]),
-        rule(&["get", "create", "update", "patch", "delete"], "storage.k8s.io", &["csinodes"]),
         rule(&["get", "list", "watch"], "node.k8s.io", &["runtimeclasses"]),
     ]
 });

@@ -48,11 +48,15 @@ impl Rule {
     }
 
     fn covers_resource(&self, asked: &Attributes<'_>) -> bool {
-        self.resources.iter().any(|resource| match resource.split_once('/') {
-            _ if resource == "*" => true,
-            Some(("*", subresource)) => subresource == asked.subresource,
-            Some((main, subresource)) => main == asked.resource && subresource == asked.subresource,
-            None => asked.subresource.is_empty() && resource == asked.resource,
+        let below = |resource: &str, main: &str| {
+            !asked.subresource.is_empty()
+                && resource.strip_prefix(main).and_then(|rest| rest.strip_prefix('/')) == Some(asked.subresource)
+        };
+        self.resources.iter().any(|resource| {
+            resource == "*"
+                || (asked.subresource.is_empty() && resource == asked.resource)
+                || below(resource, asked.resource)
+                || below(resource, "*")
         })
     }
 }

@@ -149,7 +149,7 @@ impl ResourceCache {
         }
         let start = hub.window.partition_point(|event| event.revision <= after);
         let backlog = hub.window.range(start..).filter(|event| selection.concerns(event)).cloned().collect();
-        Ok(self.register(&mut hub, selection, backlog))
+        Ok(self.register(&mut hub, selection, backlog).after(after))
     }
 
     /// Starts a watch behind the snapshot that is returned with it.

@@ -97,8 +97,8 @@ pub struct Watcher {
     cursor: u64,
     selection: Arc<Selection>,
     backlog: VecDeque<Arc<Event>>,
-    /// The revision up to which everything was told.
-    seen: u64,
+    /// Nothing up to this revision is told, although it may not have come yet.
+    after: u64,
 }
 
 /// Events handed over at once, so that the lock of a busy topic is held shortly.
@@ -113,14 +113,23 @@ impl Watcher {
         backlog: VecDeque<Arc<Event>>,
     ) -> Watcher {
         let cursor = topic.end();
-        Watcher { cache, key, topic, cursor, selection, backlog, seen: 0 }
+        Watcher { cache, key, topic, cursor, selection, backlog, after: 0 }
+    }
+
+    /// The same watch, but of what is newer than a revision that this server may not have reached.
+    pub(super) fn after(self, after: u64) -> Watcher {
+        let mut watcher = self;
+        watcher.after = after;
+        watcher
     }
 
     /// The next event that the watch selects.
     pub async fn next(&mut self) -> Result<(Told, Arc<Event>), Lagged> {
         loop {
             while let Some(event) = self.backlog.pop_front() {
-                self.seen = event.revision;
+                if event.revision <= self.after {
+                    continue;
+                }
                 if let Some(told) = self.selection.told(&event) {
                     return Ok((told, event));
                 }

@@ -195,8 +195,9 @@ fn verdict(served: &Served, tree: &Value, options: &DeleteOptions, now: jiff::Ti
 /// A deletion of what is being deleted already may only shorten the time that is left.
 fn verdict_again(tree: &Value, mut marked: Value, options: &DeleteOptions, graceful: bool, changed: bool) -> Verdict {
     let before = meta::deletion_grace_seconds(tree).unwrap_or(0);
-    let shortened =
-        graceful.then_some(options.grace_seconds).flatten().map(|asked| asked.max(0)).filter(|asked| *asked < before);
+    // Upstream takes a negative time for one second, here as at the first deletion.
+    let asked = options.grace_seconds.map(|asked| if asked < 0 { 1 } else { asked });
+    let shortened = asked.filter(|asked| graceful && *asked < before);
     let grace = shortened.unwrap_or(before);
     if grace == 0 && !meta::has_finalizers(&marked) {
         return Verdict::Remove;

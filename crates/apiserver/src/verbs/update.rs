@@ -2,6 +2,7 @@
 
 use api::field::{FieldErrors, Path};
 use api::meta;
+use api::status::Status;
 use bytes::Bytes;
 use resources::Writer;
 
@@ -12,6 +13,7 @@ use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
 use crate::verbs::attempt::Write;
 use crate::verbs::create::{decoded, place};
+use crate::verbs::target;
 
 /// Kinds that an update creates when they are not there. Upstream: each strategy's `AllowCreateOnUpdate`.
 const CREATED_BY_UPDATE: &[&str] = &[
@@ -62,6 +64,12 @@ pub(crate) async fn replace(call: &Call<'_>, served: &Served, body: Bytes, write
     match write.update(|_| Ok(tree.clone())).await {
         Err(refusal) if refusal.0.is("NotFound") && writer == Writer::Main && CREATED_BY_UPDATE.contains(&plural) => {
             call.server.may(&call.user, &crate::authz::Attributes { verb: "create", ..(&call.info).into() })?;
+            let uid = meta::uid(&tree);
+            if !uid.is_empty() {
+                // The object that was meant is gone; it must not rise again as another.
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+                return Err(Status::conflict(target(served, meta::name(&tree)), &why).into());
+            }
             meta::clear_resource_version(&mut tree);
             let create = Write { writer: Writer::Create, ..write };
             let object = create.create(tree).await?;

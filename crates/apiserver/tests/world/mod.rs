@@ -158,6 +158,15 @@ impl World {
         Answer { code: parts.status.as_u16(), headers: parts.headers, body }
     }
 
+    /// A request of the administrator with a body that comes as it comes.
+    pub async fn send_body(&self, method: Method, target: &str, body: Body) -> Answer {
+        let request = Request::builder().method(method).uri(target).header("content-type", "application/json");
+        let response = self.server.handle(request.body(body).expect("a request"), &self.admin).await;
+        let (parts, mut body) = response.into_parts();
+        let body = body.read(64 << 20).await.expect("a whole body");
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
     /// A watch of the administrator.
     pub async fn watch(&self, target: &str, headers: &[(&str, &str)]) -> Watch {
         let response = self.server.handle(request("GET", target, headers, Vec::new()), &self.admin).await;

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::projection::PodLite;
-use api::selector::Selector;
 use client::{Key, Object};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use reconcile::plan::kinds::{DEPLOYMENTS, PODS, REPLICA_SETS};
@@ -82,17 +81,17 @@ impl Controller for DeploymentController {
         Observed { deployment: Some(deployment), sets, pods, taken }
     }
 
-    fn reconcile(observed: &Observed, now: Now, last: &Outcomes, _: &Facts, (): &mut ()) -> Plan {
+    fn reconcile(observed: &Observed, now: Now, last: &Outcomes, facts: &Facts, (): &mut ()) -> Plan {
         let Some(deployment) = &observed.deployment else { return Plan::nothing() };
-        let selector = owner::selector(&deployment.spec);
-        if selector.as_ref().is_none_or(Selector::is_everything) {
+        let Some(selector) = owner::selector(&deployment.spec).filter(|selector| !selector.is_everything()) else {
             return selects_everything(deployment);
-        }
-        let deleting = deployment.metadata.deletion_timestamp.is_some();
-        let claims = if deleting { Vec::new() } else { owner::claims(deployment, &observed.sets, selector.as_ref()) };
+        };
         let case = Case::new(deployment, observed, now, last);
-        let plan = Plan::nothing().then(claims);
-        if deleting { case.finish(plan, Vec::new()) } else { decide(&case, plan) }
+        if deployment.metadata.deletion_timestamp.is_some() {
+            return case.finish(Vec::new());
+        }
+        let claims = owner::claims_of_sets(deployment, &observed.sets, &selector);
+        claims.plan(case.reference(), facts).unwrap_or_else(|| decide(&case))
     }
 }
 
@@ -109,21 +108,24 @@ fn selects_everything(deployment: &Deployment) -> Plan {
     plan
 }
 
-fn decide(case: &Case<'_>, plan: Plan) -> Plan {
+fn decide(case: &Case<'_>) -> Plan {
     if case.taken && !case.paused() {
-        return case.finish(plan, Vec::new());
+        return case.finish(Vec::new());
     }
+    let steps = case.new_set.and_then(|set| revision::annotate(case, set)).or_else(|| step(case));
+    case.finish(steps.unwrap_or_default())
+}
+
+/// The one thing to do now.
+fn step(case: &Case<'_>) -> Option<Vec<Action>> {
     if case.paused() {
-        let steps = scaling::proportional(case).or_else(|| revision::clean_up(case)).unwrap_or_default();
-        return case.finish(plan, steps);
+        return scaling::proportional(case).or_else(|| revision::clean_up(case));
     }
     if scaling::wanted(case) {
-        let steps = scaling::proportional(case).unwrap_or_default();
-        return case.finish(plan, steps);
+        return scaling::proportional(case);
     }
     let steps = if strategy_is_recreate(case.deployment) { recreate(case) } else { rolling::step(case) };
-    let steps = steps.or_else(|| status::complete(case).then(|| revision::clean_up(case)).flatten());
-    case.finish(plan, steps.unwrap_or_default())
+    steps.or_else(|| status::complete(case).then(|| revision::clean_up(case)).flatten())
 }
 
 /// Scales everything old to zero, waits until its pods are gone, then makes the new ReplicaSet and scales it up.
@@ -133,13 +135,12 @@ fn recreate(case: &Case<'_>) -> Option<Vec<Action>> {
     if !downs.is_empty() {
         return Some(downs);
     }
-    if old_pods_run(case) {
+    if !case.settled() || old_pods_run(case) {
         return None;
     }
     match case.new_set {
         None => Some(revision::create(case)),
-        Some(set) => revision::annotate(case, set)
-            .or_else(|| (replicas(set) != case.desired()).then(|| vec![scaling::scale(case, set, case.desired())])),
+        Some(set) => (replicas(set) != case.desired()).then(|| vec![scaling::scale(case, set, case.desired())]),
     }
 }
 
@@ -161,6 +162,16 @@ fn strategy_is_recreate(deployment: &Deployment) -> bool {
 /// `spec.replicas` of a ReplicaSet.
 fn replicas(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+}
+
+/// The pods that a ReplicaSet may have: those it is to have, and those it was to delete and still has.
+fn pods_at_most(set: &ReplicaSet) -> i32 {
+    replicas(set).max(set.status.as_ref().map_or(0, |status| status.replicas))
+}
+
+/// The available pods that a ReplicaSet keeps: it may be about to delete some that its status counts.
+fn available_at_least(set: &ReplicaSet) -> i32 {
+    available(set).min(replicas(set))
 }
 
 /// `status.availableReplicas` of a ReplicaSet.
@@ -218,13 +229,23 @@ impl<'a> Case<'a> {
         owner::reference(DEPLOYMENTS, &self.deployment.metadata)
     }
 
-    /// The step, the revision annotation on the Deployment, and the status that follows from what was observed.
-    fn finish(&self, plan: Plan, steps: Vec<Action>) -> Plan {
+    /// Whether every ReplicaSet's status tells what its controller did about its present size.
+    ///
+    /// Before that nobody knows how many pods there are: one that was grown and shrunk again may have made pods that it
+    /// is still to delete, and one that was shrunk and grown again may count pods that are gone. Upstream does not wait,
+    /// and passes ceiling and floor for a moment when a ReplicaSet's controller is slow.
+    fn settled(&self) -> bool {
+        let seen = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.observed_generation);
+        self.sets.iter().all(|set| seen(set) >= set.metadata.generation)
+    }
+
+    /// The step, and the status that follows from what was observed.
+    fn finish(&self, steps: Vec<Action>) -> Plan {
         // After a failed create the status goes first, or it would never be told.
         if status::create_failure(self).is_some() {
-            return status::write(self, plan).then(steps);
+            return status::write(self, Plan::nothing()).then(steps);
         }
-        status::write(self, plan.then(steps).then(revision::annotate_deployment(self)))
+        status::write(self, Plan::nothing().then(steps))
     }
 }
 

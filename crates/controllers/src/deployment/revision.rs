@@ -17,11 +17,13 @@ pub(super) const HASH_LABEL: &str = "pod-template-hash";
 /// The number of a revision, on ReplicaSets and on the Deployment.
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 /// The numbers a ReplicaSet had before it was rolled back to.
-const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
+pub(super) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 /// `spec.replicas` of the Deployment when the ReplicaSet was scaled last.
 pub(super) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// That plus the surge.
 pub(super) const MAXIMUM: &str = "deployment.kubernetes.io/max-replicas";
+/// The reason of event and condition about a ReplicaSet that could not be made. Upstream: `FailedRSCreateReason`.
+pub(super) const CREATE_ERROR: &str = "ReplicaSetCreateError";
 /// Annotations of the Deployment that are not passed on to its ReplicaSets.
 const NOT_PASSED_ON: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
@@ -96,7 +98,18 @@ pub(super) fn create(case: &Case<'_>) -> Vec<Action> {
     let Ok(object) = to_value(&set) else { return Vec::new() };
     let change = Change::Create { resource: REPLICA_SETS, namespace: case.namespace().into(), object };
     let note = (count > 0).then(|| scaled(case, "up", "{name}", 0, count));
-    vec![Action { change, on_success: note, on_failure: None }]
+    let failed = Note {
+        severity: Severity::Warning,
+        reason: CREATE_ERROR,
+        message: create_error(case.deployment, "{error}"),
+        ..scaled(case, "up", "", 0, 0)
+    };
+    vec![Action { change, on_success: note, on_failure: Some(failed) }]
+}
+
+/// What is told when the new ReplicaSet could not be made.
+pub(super) fn create_error(deployment: &Deployment, error: &str) -> String {
+    format!("Failed to create new replica set {:?}: {error}", name_of_new(deployment))
 }
 
 /// The event about a ReplicaSet's new size.
@@ -174,19 +187,13 @@ pub(super) fn annotate(case: &Case<'_>, set: &ReplicaSet) -> Option<Vec<Action>>
     Some(vec![Change::Patch { of, subresource: None, body, revision: None }.into()])
 }
 
-/// Puts the new ReplicaSet's number on the Deployment.
-pub(super) fn annotate_deployment(case: &Case<'_>) -> Option<Action> {
+/// The new ReplicaSet's number, if the Deployment does not show it yet.
+pub(super) fn number_to_tell<'a>(case: &Case<'a>) -> Option<&'a str> {
     let set = case.new_set?;
     // The set's own number may just be about to change; then this waits for the next decision.
     let number = annotation(&set.metadata, REVISION)?;
-    if self::number(&set.metadata) < next_number(case)
-        || annotation(&case.deployment.metadata, REVISION) == Some(number)
-    {
-        return None;
-    }
-    let annotations = patch::object([(REVISION, number.into())]);
-    let body = patch::object([("metadata", patch::object([("annotations", annotations)]))]);
-    Some(Change::Patch { of: case.reference(), subresource: None, body, revision: None }.into())
+    let told = annotation(&case.deployment.metadata, REVISION) == Some(number);
+    (!told && self::number(&set.metadata) >= next_number(case)).then_some(number)
 }
 
 /// Deletes the oldest empty ReplicaSets beyond `revisionHistoryLimit`.

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use reconcile::Action;
 
-use super::{Case, available, replicas, revision, scaling};
+use super::{Case, available, available_at_least, pods_at_most, replicas, revision, scaling};
 
 /// The largest surge and the largest number of unavailable pods, resolved to numbers. Upstream: `ResolveFenceposts`.
 fn fenceposts(case: &Case<'_>) -> (i32, i32) {
@@ -58,7 +58,10 @@ pub(super) fn new_replicas(case: &Case<'_>, current: i32) -> i32 {
     if super::strategy_is_recreate(case.deployment) {
         return case.desired();
     }
-    let total: i32 = case.sets.iter().map(|set| replicas(set)).sum();
+    if !case.settled() {
+        return current;
+    }
+    let total: i32 = case.sets.iter().map(|set| pods_at_most(set)).sum();
     let room = maximum(case) - total;
     if room <= 0 {
         return current;
@@ -69,7 +72,7 @@ pub(super) fn new_replicas(case: &Case<'_>, current: i32) -> i32 {
 /// One step of the update; `None` when nothing is to be moved now.
 pub(super) fn step(case: &Case<'_>) -> Option<Vec<Action>> {
     let Some(set) = case.new_set else { return Some(revision::create(case)) };
-    revision::annotate(case, set).or_else(|| resize_new(case, set)).or_else(|| shrink_old(case, set))
+    resize_new(case, set).or_else(|| shrink_old(case, set))
 }
 
 fn resize_new(case: &Case<'_>, set: &ReplicaSet) -> Option<Vec<Action>> {
@@ -89,7 +92,7 @@ fn resize_new(case: &Case<'_>, set: &ReplicaSet) -> Option<Vec<Action>> {
 fn shrink_old(case: &Case<'_>, new_set: &ReplicaSet) -> Option<Vec<Action>> {
     let mut old: Vec<(&ReplicaSet, i32)> =
         case.old().filter(|set| replicas(set) > 0).map(|set| (set, replicas(set))).collect();
-    if old.is_empty() {
+    if old.is_empty() || !case.settled() {
         return None;
     }
     let total: i32 = case.sets.iter().map(|set| replicas(set)).sum();
@@ -100,11 +103,11 @@ fn shrink_old(case: &Case<'_>, new_set: &ReplicaSet) -> Option<Vec<Action>> {
         return None;
     }
     for (set, size) in &mut old {
-        let broken = (replicas(set) - available(set)).max(0).min(surplus);
+        let broken = (replicas(set) - available_at_least(set)).min(surplus);
         *size -= broken;
         surplus -= broken;
     }
-    let all_available: i32 = case.sets.iter().map(|set| available(set)).sum();
+    let all_available: i32 = case.sets.iter().map(|set| available_at_least(set)).sum();
     let mut spare = (all_available - floor).max(0);
     for (_, size) in &mut old {
         let gone = (*size).min(spare);

@@ -5,7 +5,7 @@ use reconcile::plan::kinds::REPLICA_SETS;
 use reconcile::{Action, Change};
 
 use super::revision::{DESIRED, MAXIMUM, annotation, scaled};
-use super::{Case, replicas, rolling};
+use super::{Case, pods_at_most, replicas, rolling};
 use crate::{owner, patch};
 
 /// Whether a ReplicaSet has or wants pods.
@@ -43,7 +43,7 @@ pub(super) fn scale(case: &Case<'_>, set: &ReplicaSet, size: i32) -> Action {
 pub(super) fn proportional(case: &Case<'_>) -> Option<Vec<Action>> {
     let mut active_sets: Vec<&ReplicaSet> = case.sets.iter().copied().filter(|set| active(set)).collect();
     if let Some(set) = only(&active_sets).or_else(|| latest(case, &active_sets)) {
-        return (replicas(set) != case.desired() || stale(case, set)).then(|| vec![scale(case, set, case.desired())]);
+        return alone(case, set);
     }
     if saturated(case) {
         let downs: Vec<Action> = case.old().filter(|set| active(set)).map(|set| scale(case, set, 0)).collect();
@@ -54,7 +54,15 @@ pub(super) fn proportional(case: &Case<'_>) -> Option<Vec<Action>> {
     }
     let total: i32 = active_sets.iter().map(|set| replicas(set)).sum();
     let allowed = if case.desired() > 0 { rolling::maximum(case) } else { 0 };
-    let to_add = allowed - total;
+    let mut to_add = allowed - total;
+    if to_add > 0 {
+        if !case.settled() {
+            return None;
+        }
+        // Pods that are still to be deleted take room, too.
+        let surplus: i32 = case.sets.iter().map(|set| pods_at_most(set) - replicas(set)).sum();
+        to_add = (to_add - surplus).max(0);
+    }
     // Growing favours the newest, shrinking the oldest; ties by size.
     active_sets.sort_by_key(|set| {
         let created = set.metadata.creation_timestamp.clone().map(|time| time.0);
@@ -76,6 +84,21 @@ pub(super) fn proportional(case: &Case<'_>) -> Option<Vec<Action>> {
     (!steps.is_empty()).then_some(steps)
 }
 
+/// Gives the whole size to the one ReplicaSet that counts, as far as what others still have leaves room.
+fn alone(case: &Case<'_>, set: &ReplicaSet) -> Option<Vec<Action>> {
+    let current = replicas(set);
+    let mut size = case.desired();
+    if size > current {
+        if !case.settled() {
+            return None;
+        }
+        let others = case.sets.iter().filter(|other| other.metadata.uid != set.metadata.uid);
+        let taken: i32 = others.map(|other| pods_at_most(other)).sum();
+        size = size.min(rolling::maximum(case) - taken).max(current);
+    }
+    (size != current || stale(case, set)).then(|| vec![scale(case, set, size)])
+}
+
 /// The sizes after `to_add` pods (negative: taken away) are spread in proportion; what rounding leaves goes to the first.
 fn spread(case: &Case<'_>, sets: &[&ReplicaSet], to_add: i32) -> Vec<i32> {
     let mut left = to_add;
@@ -94,6 +117,9 @@ fn spread(case: &Case<'_>, sets: &[&ReplicaSet], to_add: i32) -> Vec<i32> {
 
 /// A ReplicaSet's part of a change, no more than is left of it. Upstream: `GetReplicaSetProportion`.
 fn share(case: &Case<'_>, set: &ReplicaSet, to_add: i32, left: i32) -> i32 {
+    if case.desired() == 0 {
+        return -replicas(set);
+    }
     let deployment_maximum = f64::from(rolling::maximum(case));
     let remembered = annotation(&set.metadata, MAXIMUM).and_then(|text| text.parse::<i32>().ok());
     let before =
@@ -109,6 +135,7 @@ fn share(case: &Case<'_>, set: &ReplicaSet, to_add: i32, left: i32) -> i32 {
 /// Whether the annotations remember another size of the Deployment.
 fn stale(case: &Case<'_>, set: &ReplicaSet) -> bool {
     annotation(&set.metadata, DESIRED) != Some(case.desired().to_string().as_str())
+        || annotation(&set.metadata, MAXIMUM) != Some(rolling::maximum(case).to_string().as_str())
 }
 
 fn only<'a>(sets: &[&'a ReplicaSet]) -> Option<&'a ReplicaSet> {

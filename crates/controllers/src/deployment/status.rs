@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::value::{Value, to_value};
+use api::value::{Map, Value, to_value};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use reconcile::plan::kinds::{DEPLOYMENTS, REPLICA_SETS};
 use reconcile::{Change, Failure, Plan, Verb};
@@ -19,17 +19,23 @@ pub(super) fn write(case: &Case<'_>, plan: Plan) -> Plan {
     let current = case.deployment.status.clone().unwrap_or_default();
     let mut wanted = counts(case);
     wanted.conditions = Some(conditions(case, &current, &wanted));
-    if same(&current, &wanted) {
-        return match time_to_deadline(case, &wanted) {
-            Some(left) => plan.again_within(left),
-            None => plan,
-        };
+    let plan = match time_to_deadline(case, &wanted) {
+        Some(left) => plan.again_within(left),
+        None => plan,
+    };
+    let number = revision::number_to_tell(case);
+    if number.is_none() && same(&current, &wanted) {
+        return plan;
     }
-    let deadline = time_to_deadline(case, &wanted);
-    let of = case.reference();
-    let body = patch::object([("status", tree(&wanted))]);
-    let plan = plan.then([Change::Patch { of, subresource: Some("status"), body, revision: None }.into()]);
-    deadline.map_or(plan.clone(), |left| plan.again_within(left))
+    let mut body = Map::default();
+    if let Some(number) = number {
+        // With the status, because a change of annotations by itself would count as a new generation.
+        let annotations = patch::object([(revision::REVISION, number.into())]);
+        body.insert("metadata", patch::object([("annotations", annotations)]));
+    }
+    body.insert("status", tree(&wanted));
+    let (of, body) = (case.reference(), Value::Object(body));
+    plan.then([Change::Patch { of, subresource: Some("status"), body, revision: None }.into()])
 }
 
 /// Only tells that the generation was seen.
@@ -45,7 +51,7 @@ pub(super) fn observed_generation(deployment: &Deployment) -> Plan {
 
 /// Why the new ReplicaSet could not be made, the last time.
 pub(super) fn create_failure<'a>(case: &Case<'a>) -> Option<&'a Failure> {
-    case.last.failed(Verb::Create, REPLICA_SETS).filter(|failure| failure.reason != "AlreadyExists")
+    case.last.failed(Verb::Create, REPLICA_SETS)
 }
 
 fn counts(case: &Case<'_>) -> DeploymentStatus {
@@ -61,6 +67,7 @@ fn counts(case: &Case<'_>) -> DeploymentStatus {
         ready_replicas: Some(sum(ready)),
         available_replicas: Some(all_available),
         unavailable_replicas: Some((sum(replicas) - all_available).max(0)),
+        terminating_replicas: case.sets.iter().map(|set| set.status.as_ref()?.terminating_replicas).sum(),
         collision_count: if case.taken { Some(collisions.unwrap_or(0) + 1) } else { collisions },
         ..DeploymentStatus::default()
     }
@@ -147,7 +154,8 @@ fn found(case: &Case<'_>, conditions: &mut Vec<DeploymentCondition>) {
     let now = case.now.wall;
     let name = revision::name_of_new(case.deployment);
     if let (None, Some(failure)) = (case.new_set, create_failure(case)) {
-        let condition = condition::new(PROGRESSING, "False", "ReplicaSetCreateError", failure.message.clone(), now);
+        let message = revision::create_error(case.deployment, &failure.message);
+        let condition = condition::new(PROGRESSING, "False", revision::CREATE_ERROR, message, now);
         condition::set(conditions, condition);
     } else if case.new_set.is_none() && !case.taken && !super::strategy_is_recreate(case.deployment) {
         let message = format!("Created new replica set {name:?}");
@@ -243,6 +251,8 @@ fn tree(status: &DeploymentStatus) -> Value {
         ("readyReplicas", count(status.ready_replicas)),
         ("availableReplicas", count(status.available_replicas)),
         ("unavailableReplicas", count(status.unavailable_replicas)),
+        // Zero is told, too; absent means that some ReplicaSet does not tell.
+        ("terminatingReplicas", status.terminating_replicas.map_or(Value::Null, |count| i64::from(count).into())),
         ("collisionCount", count(status.collision_count)),
         ("conditions", conditions.and_then(|conditions| to_value(conditions).ok()).unwrap_or(Value::Null)),
     ])

@@ -28,6 +28,8 @@ pub enum Step {
     RemoveContainer { id: String },
     /// Stop a sandbox that is of no use any more.
     StopSandbox { id: String },
+    /// Stop and forget a sandbox that another one has replaced: a half made one of an agent that was killed, or a lost one.
+    RemoveSandbox { id: String },
     /// Take the pod out of this node's service rules.
     Withdraw,
     /// Remove sandboxes, containers, volumes and files: nothing of the pod is left on the node.
@@ -54,7 +56,7 @@ impl Step {
             }
             Step::Withdraw => "rules".into(),
             Step::Start { name, .. } | Step::Kill { name, .. } => format!("container {name}"),
-            Step::RemoveContainer { id } => format!("ended {id}"),
+            Step::RemoveContainer { id } | Step::RemoveSandbox { id } => format!("ended {id}"),
         }
     }
 }
@@ -209,6 +211,7 @@ fn wanted(pod: &Pod, spec: &PodSpec, seen: &Seen, memory: &Memory, now: Moment) 
         // The sandbox is just being made.
         return plan;
     }
+    remove_replaced(seen, &sandbox.id, &mut plan);
     let in_sandbox = |name: &str| seen.newest(name).filter(|container| container.pod_sandbox_id == sandbox.id);
     for container in spec.init_containers.iter().flatten() {
         match in_sandbox(&container.name) {
@@ -298,6 +301,13 @@ fn remove_old(seen: &Seen, spec: &PodSpec, plan: &mut Plan) {
         let old = tries.skip(2).filter(|status| status.state != ContainerState::Running);
         plan.steps.extend(old.map(|status| Step::RemoveContainer { id: status.id.clone() }));
     }
+}
+
+/// Removes sandboxes besides the one in use, as soon as no container in them is needed for status and logs.
+fn remove_replaced(seen: &Seen, used: &str, plan: &mut Plan) {
+    let empty = |id: &str| !seen.containers.iter().any(|container| container.pod_sandbox_id == id);
+    let replaced = seen.sandboxes.iter().map(|sandbox| &sandbox.id).filter(|id| *id != used && empty(id));
+    plan.steps.extend(replaced.map(|id| Step::RemoveSandbox { id: id.clone() }));
 }
 
 /// A duration as Go prints it: `10s`, `2m40s`, `5m0s`.

@@ -45,6 +45,8 @@ pub enum Effect {
     /// A container was started; its image was pulled by the way, or not.
     Started {
         name: String,
+        /// It ran before and had ended: this counts for the wait before the next try.
+        again: bool,
     },
     /// The pod is out of the rules.
     Withdrawn,
@@ -70,11 +72,18 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
     let pod = &*subject.pod;
     match step {
         Step::PrepareVolumes => prepare_volumes(context, pod).await,
-        Step::CreateSandbox { attempt } => create_sandbox(context, pod, *attempt).await,
+        Step::CreateSandbox { attempt } => create_sandbox(context, subject, *attempt).await,
         Step::Start { name, attempt } => start(context, subject, name, *attempt).await,
         Step::Kill { id, name, grace_seconds, why } => kill(context, subject, (id, name), *grace_seconds, why).await,
         Step::RemoveContainer { id } => done(context.runtime.remove_container(id).await, "remove container"),
         Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
+        Step::RemoveSandbox { id } => {
+            let removed = match context.runtime.stop_pod_sandbox(id).await {
+                Ok(()) => context.runtime.remove_pod_sandbox(id).await,
+                failed => failed,
+            };
+            done(removed, "remove sandbox")
+        }
         Step::Withdraw => {
             context.rules.withdraw(super::uid(pod)).await;
             Went::Well(Effect::Withdrawn)
@@ -143,7 +152,15 @@ async fn prepare_volumes(context: &Context, pod: &Pod) -> Went {
     Went::Well(Effect::Volumes(tokens.refresh_after))
 }
 
-async fn create_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Went {
+async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> Went {
+    let pod = &*subject.pod;
+    // What is left of earlier ones would keep their processes and addresses.
+    for sandbox in &subject.seen.sandboxes {
+        if let Err(error) = context.runtime.stop_pod_sandbox(&sandbox.id).await {
+            tracing::warn!(%error, sandbox = sandbox.id, "replaced sandbox not stopped");
+            return Went::Failed(RETRY);
+        }
+    }
     let config = create::sandbox(pod, attempt, &context.cgroups.path(pod), &context.facts);
     match context.runtime.run_pod_sandbox(config).await {
         Ok(_) => Went::Well(Effect::Nothing),
@@ -163,6 +180,8 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         return Went::Well(Effect::Nothing);
     };
     let Some(sandbox) = subject.seen.ready_sandbox() else { return Went::Failed(RETRY) };
+    // As it was when this step was planned: the runtime tells of the new try before the step has ended.
+    let again = subject.seen.newest(name).is_some_and(|status| status.state == ContainerState::Exited);
     let image_ref = match image(context, subject, container).await {
         Ok(image_ref) => image_ref,
         Err(went) => return went,
@@ -215,11 +234,11 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     if let Err(error) = context.runtime.start_container(&id).await {
         // The runtime keeps it as ended with what went wrong; restarts go by that.
         context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {error}"));
-        return Went::Well(Effect::Started { name: name.to_owned() });
+        return Went::Well(Effect::Started { name: name.to_owned(), again });
     }
     context.tell(pod, &field, Severity::Normal, "Started", "Container started".into());
     after_start(context, subject, container, &id).await;
-    Went::Well(Effect::Started { name: name.to_owned() })
+    Went::Well(Effect::Started { name: name.to_owned(), again })
 }
 
 /// Runs the postStart hook; a failed one ends the container.

@@ -188,11 +188,10 @@ impl Worker {
                 memory.volumes_ready = true;
                 memory.refresh_at = refresh.map(|refresh| mono() + refresh);
             }
-            Effect::Started { name } => {
+            Effect::Started { name, again } => {
                 memory.waiting.remove(&name);
                 let tries = memory.restarts.get(&name).copied();
-                let restarted = self.seen.newest(&name).is_some_and(|status| status.state == ContainerState::Exited);
-                if restarted {
+                if again {
                     memory.restarts.insert(name, Tries::again(tries, wall()));
                 }
             }

@@ -106,6 +106,13 @@ fn validate_json(value: Option<&ByteString>, path: &Path<'_>, faults: &mut Field
         return faults.required(path, "");
     };
     if let Err(error) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&value.0) {
-        faults.invalid(path, "<secret contents redacted>", error.to_string());
+        // The parser's own words would quote the secret where its shape is wrong.
+        let why = match error.classify() {
+            serde_json::error::Category::Data => {
+                "json: cannot unmarshal value into Go value of type map[string]interface {}".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        faults.invalid(path, "<secret contents redacted>", why);
     }
 }

@@ -9,5 +9,10 @@ mod unschedulable;
 use crate::plugin::Plugin;
 
 /// The default profile's plugins.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&unschedulable::NodeUnschedulable, &name::NodeName, &taints::TaintToleration, &affinity::NodeAffinity, &fit::NodeResourcesFit];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &unschedulable::NodeUnschedulable,
+    &name::NodeName,
+    &taints::TaintToleration,
+    &affinity::NodeAffinity,
+    &fit::NodeResourcesFit,
+];

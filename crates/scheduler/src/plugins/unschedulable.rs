@@ -19,7 +19,8 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn judge<'a>(&self, pod: &'a PodLite, _: &'a Nodes) -> Option<Box<dyn Judge + 'a>> {
-        let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: NO_SCHEDULE.into(), ..Taint::default() };
+        let taint =
+            Taint { key: "node.kubernetes.io/unschedulable".into(), effect: NO_SCHEDULE.into(), ..Taint::default() };
         Some(Box::new(Cordoned { tolerated: is_tolerated(&pod.spec.tolerations, &taint) }))
     }
 }

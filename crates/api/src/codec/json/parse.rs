@@ -12,9 +12,20 @@ pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, DecodeError> {
         // Go replaces what is not UTF-8 inside strings; outside of them the replacement is a syntax error as well.
         Err(_) => String::from_utf8_lossy(bytes),
     };
-    let mut parser = Parser { text: &text, at: 0, depth_left: limits.depth, duplicates: Vec::new() };
+    let mut parser = Parser { text: &text, at: 0, depth_left: limits.depth, duplicates: Vec::new(), faults: None };
     let value = parser.document()?;
     Ok(Parsed { value, duplicates: parser.duplicates })
+}
+
+/// What strict decoding complains of, in the order of the text: the members of `unknown` paths, and repeated members that are
+/// known. A second walk, because only the schema tells what is unknown, and complaints are rare.
+pub(crate) fn faults(bytes: &[u8], limits: &Limits, unknown: &[String]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let faults = Some(Faults { unknown, found: Vec::new() });
+    let mut parser = Parser { text: &text, at: 0, depth_left: limits.depth, duplicates: Vec::new(), faults };
+    // The text was read before without an error.
+    let _ = parser.document();
+    parser.faults.map(|faults| faults.found).unwrap_or_default()
 }
 
 /// At most this many repeated members are reported, as upstream does.
@@ -25,6 +36,33 @@ struct Parser<'a> {
     at: usize,
     depth_left: usize,
     duplicates: Vec<String>,
+    faults: Option<Faults<'a>>,
+}
+
+/// Collects complaints on the second walk.
+struct Faults<'a> {
+    unknown: &'a [String],
+    found: Vec<String>,
+}
+
+impl Faults<'_> {
+    fn member(&mut self, path: &str, repeated: bool) {
+        let unknown = self.unknown.iter().any(|unknown| unknown == path);
+        let inside_unknown = || {
+            let inside = |outer: &String| {
+                path.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']))
+            };
+            self.unknown.iter().any(inside)
+        };
+        let fault = match (unknown, repeated) {
+            (true, _) => format!("unknown field {path:?}"),
+            (false, true) if !inside_unknown() => format!("duplicate field {path:?}"),
+            (false, _) => return,
+        };
+        if !self.found.contains(&fault) {
+            self.found.push(fault);
+        }
+    }
 }
 
 /// Where the parser is, for the paths of repeated members; lives on the stack.
@@ -148,12 +186,16 @@ impl<'a> Parser<'a> {
             self.at += 1;
             self.skip_space();
             let here = Place { outer: Some(place), step: Step::Member(&key) };
+            let repeated = members.get_key(&key).is_some();
+            if let Some(faults) = &mut self.faults {
+                faults.member(&here.path(), repeated);
+            }
             let value = self.value(&here)?;
-            if members.get_key(&key).is_none() {
-                members.push_new(key, value);
-            } else {
+            if repeated {
                 self.report_duplicate(&here);
                 members.insert(key, value);
+            } else {
+                members.push_new(key, value);
             }
             self.skip_space();
             match self.peek() {

@@ -1,0 +1,72 @@
+//! `cargo xtask example`: build, pack, load, `isopod up` with the example's files.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use runtime::image::ImageConfig;
+use runtime::image::pack::{PackEntry, PackSpec, pack};
+
+use crate::place;
+use crate::release::{self, Release};
+
+/// The image that the example's manifest names.
+pub const IMAGE: &str = "my-registry/api:v1.2.3";
+
+/// Runs the example in place of this process.
+pub fn run(options: &[String]) -> Result<()> {
+    let release = release::build()?;
+    let archive = archive(&release, IMAGE)?;
+    let mut load = Command::new(&release.isopod);
+    load.args(["image", "load"]).args(data_dir(options)).arg(&archive);
+    place::run(&mut load)?;
+    let files = place::root().join("examples");
+    let mut up = Command::new(&release.isopod);
+    up.args(["up", "-n", "production", "-f"]).arg(files.join("namespace.yaml"));
+    up.arg("-f").arg(files.join("deployment.yaml")).args(options);
+    Err(up.exec()).with_context(|| format!("run {}", release.isopod.display()))
+}
+
+/// Packs the example's server as an image of that name; returns the archive.
+pub fn archive(release: &Release, name: &str) -> Result<PathBuf> {
+    let server = std::fs::read(&release.example).with_context(|| format!("read {}", release.example.display()))?;
+    let spec = PackSpec {
+        name: name.into(),
+        config: ImageConfig { entrypoint: vec!["/api".into()], ..ImageConfig::default() },
+        entries: vec![PackEntry::file("/api", 0o755, server)],
+    };
+    let file = name.replace(['/', ':'], "-") + ".tar";
+    write(&file, &pack(&spec)?)
+}
+
+/// Packs Debian's static busybox as an image, for tests that need a shell.
+pub fn busybox() -> Result<PathBuf> {
+    let busybox = std::fs::read("/bin/busybox").context("read /bin/busybox, of the package busybox-static")?;
+    let links = ["sh", "cat", "echo", "env", "id", "ls", "nslookup", "sleep", "stat", "test", "true", "wget", "head", "dd"];
+    let mut entries = vec![PackEntry::file("/bin/busybox", 0o755, busybox), PackEntry::folder("/tmp", 0o1777)];
+    entries.extend(links.map(|name| PackEntry::link(format!("/bin/{name}"), "busybox")));
+    let path = "PATH=/bin".to_owned();
+    let spec = PackSpec {
+        name: "busybox:test".into(),
+        config: ImageConfig { cmd: vec!["/bin/sh".into()], env: vec![path], ..ImageConfig::default() },
+        entries,
+    };
+    write("busybox.tar", &pack(&spec)?)
+}
+
+fn write(file: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let folder = place::cache().join("images");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let path = folder.join(file);
+    std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The options that say which cluster is meant.
+fn data_dir(options: &[String]) -> Vec<&String> {
+    let is_it = |option: &String| option == "--data-dir" || option.starts_with("--data-dir=");
+    let Some(at) = options.iter().position(is_it) else { return Vec::new() };
+    let words = if options[at].contains('=') { 1 } else { 2 };
+    options[at..].iter().take(words).collect()
+}
