@@ -8,6 +8,7 @@ pub mod exec;
 pub mod hook;
 pub mod logs;
 pub mod pod;
+pub mod pressure;
 pub mod probe;
 pub mod refs;
 pub mod register;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use stdx::{Backoff, mono, wall};
+
+use crate::pressure::Room;
 
 /// How long a lease is good. Upstream: `nodeLeaseDurationSeconds`.
 const LEASE_SECONDS: i32 = 40;
@@ -47,6 +50,8 @@ pub struct Machine {
     pub processors: u32,
     pub memory_bytes: u64,
     pub disk_bytes: u64,
+    /// On the file system of pods and images.
+    pub disk: PathBuf,
     pub kernel_version: String,
     pub os_image: String,
     pub machine_id: String,
@@ -63,7 +68,8 @@ impl Machine {
         let memory = std::fs::read_to_string("/proc/meminfo")?;
         let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
         let kilobytes: u64 = memory.trim().trim_end_matches("kB").trim().parse().unwrap_or(0);
-        let disk = rustix::fs::statvfs(disk)?;
+        let folder = disk;
+        let disk = rustix::fs::statvfs(folder)?;
         let release = text("/etc/os-release");
         let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
         let processors = std::thread::available_parallelism()?.get();
@@ -71,6 +77,7 @@ impl Machine {
             processors: u32::try_from(processors).unwrap_or(u32::MAX),
             memory_bytes: kilobytes * 1024,
             disk_bytes: disk.f_blocks * disk.f_frsize,
+            disk: folder.to_path_buf(),
             kernel_version: text("/proc/sys/kernel/osrelease"),
             os_image: pretty.trim_matches('"').to_owned(),
             machine_id: text("/etc/machine-id"),
@@ -116,7 +123,9 @@ impl Registration {
         runtime: &dyn Runtime,
         told: &mut Option<(NodeStatus, stdx::Mono)>,
     ) -> Result<(), ClientError> {
-        let before = told.as_ref().map(|(status, _)| status);
+        // After a restart the API still knows since when each condition holds.
+        let known = if told.is_none() { self.known(client).await? } else { None };
+        let before = told.as_ref().map(|(status, _)| status).or(known.as_ref());
         let status = self.status(runtime, before).await;
         let due = told.as_ref().is_none_or(|(before, at)| mono() - *at >= REPORT || !same(before, &status));
         if !due {
@@ -131,6 +140,12 @@ impl Registration {
         client.patch(self.node(&self.name).subresource("status"), PatchKind::Strategic, &body).await?;
         *told = Some((status, mono()));
         Ok(())
+    }
+
+    /// The status that an earlier agent told.
+    async fn known(&self, client: &Client) -> Result<Option<NodeStatus>, ClientError> {
+        let Some(object) = client.find(self.node(&self.name)).await? else { return Ok(None) };
+        Ok(object.typed::<Node>()?.status)
     }
 
     async fn register(&self, client: &Client) -> Result<(), ClientError> {
@@ -180,7 +195,7 @@ impl Registration {
             capacity: Some(amounts(0)),
             // What pressure eviction keeps free. Upstream: `memory.available<100Mi`.
             allocatable: Some(amounts(100 << 20)),
-            conditions: Some(conditions(runtime, before).await),
+            conditions: Some(conditions(runtime, &self.machine.disk, before).await),
             addresses: Some(vec![
                 address("InternalIP", self.address.to_string()),
                 address("Hostname", self.name.clone()),
@@ -250,7 +265,7 @@ fn go_arch() -> &'static str {
     }
 }
 
-async fn conditions(runtime: &dyn Runtime, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
+async fn conditions(runtime: &dyn Runtime, disk: &std::path::Path, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
     let broken: Vec<String> = match runtime.status().await {
         Ok(status) => status
             .conditions
@@ -274,10 +289,36 @@ async fn conditions(runtime: &dyn Runtime, before: Option<&NodeStatus>) -> Vec<N
     } else {
         ("Ready", "False", "KubeletNotReady", broken.join(", "))
     };
+    let pressure = Room::read(disk).pressure();
+    let told = |kind: &'static str, short: bool, words: [(&'static str, &str); 2]| {
+        let (reason, message) = words[usize::from(short)];
+        (kind, if short { "True" } else { "False" }, reason, message.to_owned())
+    };
     let wanted = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+        told(
+            "MemoryPressure",
+            pressure.memory,
+            [
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ],
+        ),
+        told(
+            "DiskPressure",
+            pressure.disk,
+            [
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ],
+        ),
+        told(
+            "PIDPressure",
+            pressure.pids,
+            [
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ],
+        ),
         ready,
     ];
     let now = wall();
