@@ -1,7 +1,7 @@
 //! `cargo xtask example`: build, pack, load, `isopod up` with the example's files.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -43,8 +43,10 @@ pub fn archive(release: &Release, name: &str) -> Result<PathBuf> {
 /// Packs Debian's static busybox as an image, for tests that need a shell.
 pub fn busybox() -> Result<PathBuf> {
     let busybox = std::fs::read("/bin/busybox").context("read /bin/busybox, of the package busybox-static")?;
-    let links = ["sh", "cat", "echo", "env", "id", "ls", "nslookup", "sleep", "stat", "test", "true", "wget", "head", "dd"];
+    let applets = Command::new("/bin/busybox").arg("--list").output().context("run /bin/busybox")?.stdout;
+    let applets = String::from_utf8(applets).context("busybox lists its applets")?;
     let mut entries = vec![PackEntry::file("/bin/busybox", 0o755, busybox), PackEntry::folder("/tmp", 0o1777)];
+    let links = applets.lines().filter(|name| *name != "busybox");
     entries.extend(links.map(|name| PackEntry::link(format!("/bin/{name}"), "busybox")));
     let path = "PATH=/bin".to_owned();
     let spec = PackSpec {
@@ -53,6 +55,21 @@ pub fn busybox() -> Result<PathBuf> {
         entries,
     };
     write("busybox.tar", &pack(&spec)?)
+}
+
+/// Packs a kubectl with a shell around it, as a client in a pod.
+pub fn kubectl(kubectl: &Path) -> Result<PathBuf> {
+    let program = std::fs::read(kubectl).with_context(|| format!("read {}", kubectl.display()))?;
+    let shell = std::fs::read("/bin/busybox").context("read /bin/busybox, of the package busybox-static")?;
+    let entries = vec![
+        PackEntry::file("/bin/kubectl", 0o755, program),
+        PackEntry::file("/bin/sh", 0o755, shell),
+        PackEntry::link("/bin/cat", "sh"),
+        PackEntry::link("/bin/sleep", "sh"),
+        PackEntry::folder("/tmp", 0o1777),
+    ];
+    let config = ImageConfig { cmd: vec!["/bin/sh".into()], env: vec!["PATH=/bin".into()], ..ImageConfig::default() };
+    write("kubectl.tar", &pack(&PackSpec { name: "kubectl:test".into(), config, entries })?)
 }
 
 fn write(file: &str, bytes: &[u8]) -> Result<PathBuf> {

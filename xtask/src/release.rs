@@ -22,7 +22,17 @@ pub fn build() -> Result<Release> {
     // Static binaries run in images that hold nothing else. The target is named although it is the host: flags would
     // otherwise reach proc macros as well, which cannot be static.
     let mut cargo = place::cargo();
-    cargo.args(["build", "--release", "--locked", "--package", "isopod", "--package", "example-api", "--target", &triple]);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "isopod",
+        "--package",
+        "example-api",
+        "--target",
+        &triple,
+    ]);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
     place::run(&mut cargo)?;
     let folder = place::target().join(triple).join("release");

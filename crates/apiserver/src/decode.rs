@@ -36,31 +36,23 @@ pub(crate) fn object(
     };
     check_kind(&given, expected, &refuse)?;
     let conformed = codec::conform(&mut value, expected.message).map_err(|error| refuse(&error.to_string()))?;
-    complain(&conformed.unknown, &duplicates, validation, warnings).map_err(|why| refuse(&why))?;
+    let json = (encoding == Encoding::Json).then_some(bytes);
+    let faults = codec::strict_faults(json, &conformed.unknown, &duplicates);
+    complain(faults, validation, warnings).map_err(|why| refuse(&why))?;
     api::meta::set_type(&mut value, &group_version(expected.group, expected.version), expected.kind);
     Ok(value)
 }
 
 /// What becomes of unknown and repeated fields; an error under strict validation.
-pub(crate) fn complain(
-    unknown: &[String],
-    duplicates: &[String],
-    validation: FieldValidation,
-    warnings: &Warnings,
-) -> Result<(), String> {
+pub(crate) fn complain(faults: Vec<String>, validation: FieldValidation, warnings: &Warnings) -> Result<(), String> {
     match validation {
-        FieldValidation::Ignore => {}
+        FieldValidation::Ignore => Ok(()),
         FieldValidation::Warn => {
-            warnings.add(unknown.iter().map(|path| format!("unknown field {path:?}")));
-            warnings.add(duplicates.iter().map(|path| format!("duplicate field {path:?}")));
+            warnings.add(faults);
+            Ok(())
         }
-        FieldValidation::Strict => {
-            if let Some(why) = codec::strict_error(unknown, duplicates) {
-                return Err(why);
-            }
-        }
+        FieldValidation::Strict => codec::strict_error(&faults).map_or(Ok(()), Err),
     }
-    Ok(())
 }
 
 fn parse(bytes: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Outcome<Parsed> {
@@ -74,7 +66,18 @@ fn parse(bytes: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Outcome<P
         Encoding::Json => {
             let parsed = codec::json::parse(bytes, &limits).map_err(no_kind)?;
             match &parsed.value {
-                Value::Object(_) => Ok(parsed),
+                Value::Object(members) => {
+                    // What Go reads first is a struct without a name that has these two members alone.
+                    for key in ["apiVersion", "kind"] {
+                        let given = members.get(key).unwrap_or(&Value::Null);
+                        if !matches!(given, Value::String(_) | Value::Null) {
+                            let kind = given.type_name();
+                            let why = format!("json: cannot unmarshal {kind} into Go struct field .{key} of type string");
+                            return Err(no_kind(DecodeError::Type(why)));
+                        }
+                    }
+                    Ok(parsed)
+                }
                 other => {
                     let why = format!(
                         "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
@@ -85,23 +88,30 @@ fn parse(bytes: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Outcome<P
             }
         }
         Encoding::Yaml => codec::yaml::parse(bytes, &limits).map_err(|error| unrecognized(&error.to_string())),
-        Encoding::Protobuf => protobuf(bytes, expected).map_err(|error| unrecognized(&error)),
+        Encoding::Protobuf => protobuf(bytes, expected, &unrecognized),
     }
 }
 
-fn protobuf(bytes: &[u8], expected: &Expected<'_>) -> Result<Parsed, String> {
-    let opened = api::projection::envelope(bytes).map_err(|error| error.to_string())?;
-    let Some(envelope) = opened else {
-        return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".to_owned());
+fn protobuf(bytes: &[u8], expected: &Expected<'_>, unrecognized: &dyn Fn(&str) -> Refusal) -> Outcome<Parsed> {
+    let envelope = codec::envelope::unwrap(bytes).map_err(|error| unrecognized(&error.to_string()))?;
+    let (group, version) = envelope.group_version();
+    let mut value = match api::schema::kind(group, version, &envelope.kind) {
+        // Nobody can read it; the check of its kind refuses it.
+        None if !envelope.kind.is_empty() && envelope.kind != expected.kind => Value::object(),
+        found => {
+            let message = found.unwrap_or(expected.message);
+            codec::protobuf::decode(envelope.raw, message).map_err(|error| {
+                let (kind, wanted) = (&*envelope.kind, expected.kind);
+                if kind.is_empty() {
+                    return unrecognized(&error.to_string());
+                }
+                let why = format!("{kind} in version {version:?} cannot be handled as a {wanted}: {error}");
+                Refusal::bad_request(why)
+            })?
+        }
     };
-    let (group, version) = api::meta::group_version(envelope.api_version);
-    let message = match api::schema::kind(group, version, envelope.kind) {
-        Some(message) => message,
-        None => expected.message,
-    };
-    let mut value = codec::protobuf::decode(envelope.message, message).map_err(|error| error.to_string())?;
     if !envelope.kind.is_empty() {
-        api::meta::set_type(&mut value, envelope.api_version, envelope.kind);
+        api::meta::set_type(&mut value, &envelope.api_version, &envelope.kind);
     }
     Ok(Parsed { value, duplicates: Vec::new() })
 }

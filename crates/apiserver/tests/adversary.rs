@@ -324,12 +324,17 @@ async fn a_body_that_dribbles_is_not_waited_for() {
     let clock = Clock::new();
     let code = clock.run(async {
         let world = World::new().await;
-        let stuck = futures_util::stream::once(async { Ok(bytes::Bytes::from_static(b"{")) });
-        let stuck = futures_util::StreamExt::chain(stuck, futures_util::stream::pending());
+        let (reads, read) = tokio::sync::oneshot::channel();
+        let begun = futures_util::stream::once(async { Ok(bytes::Bytes::from_static(b"{")) });
+        let never = futures_util::stream::once(async move {
+            reads.send(()).expect("somebody waits for it");
+            std::future::pending().await
+        });
         let target = format!("{DEFAULT}/configmaps");
-        let sent = world.send_body(Method::POST, &target, wire::Body::stream(stuck));
+        let body = wire::Body::stream(futures_util::StreamExt::chain(begun, never));
+        let sent = world.send_body(Method::POST, &target, body);
         let later = async {
-            tokio::task::yield_now().await;
+            read.await.expect("the body is read");
             clock.advance(Duration::from_secs(61));
         };
         let (answer, ()) = tokio::join!(sent, later);
@@ -379,7 +384,7 @@ async fn an_impersonator_needs_leave_for_every_part() {
     let role = json!({"metadata": {"name": "imp"}, "rules": [rule]});
     world.create(&format!("{RBAC}/clusterroles"), role).await.ok();
     let binding = json!({"metadata": {"name": "imp"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "imp"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
     world.create(&format!("{RBAC}/clusterrolebindings"), binding).await.ok();
     account(&world).await;
     let asked = json!({"spec": {}});

@@ -116,7 +116,9 @@ async fn logs_and_streams_go_on_to_the_pods_node() {
         world.send("GET", &exec, &upgrade, Vec::new()).await.failure(),
         "500 InternalError Internal error occurred: no such container"
     );
-    world.send("POST", &format!("{PODS}/one/portforward?ports=80"), &upgrade, Vec::new()).await;
+    *node.answer.lock().expect("a lock") = (501, "not supported yet: portforward");
+    let refused = world.send("POST", &format!("{PODS}/one/portforward?ports=80"), &upgrade, Vec::new()).await;
+    assert_eq!(refused.failure(), "501  not supported yet: portforward");
     assert_eq!(
         asked(),
         [

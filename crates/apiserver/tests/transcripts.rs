@@ -80,6 +80,10 @@ async fn what_cannot_be_read_is_refused_in_upstreams_words() {
             "400 BadRequest ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal array into Go struct field ConfigMap.data of type map[string]string",
         ),
         (
+            r#"{"apiVersion":1,"kind":"ConfigMap"}"#,
+            "400 BadRequest the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .apiVersion of type string ({\"apiVersion\":1,\"kind\":\"Config ...)",
+        ),
+        (
             r#"{"kind":"Nonsense","apiVersion":"v1"}"#,
             "400 BadRequest Nonsense in version \"v1\" cannot be handled as a ConfigMap: no kind \"Nonsense\" is registered for version \"v1\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
         ),
@@ -111,6 +115,21 @@ async fn what_cannot_be_read_is_refused_in_upstreams_words() {
         answer.failure(),
         "400 BadRequest the object provided is unrecognized (must be of type ConfigMap): provided data does not appear to be a protobuf message, expected prefix [107 56 115 0] (6a756e6b)"
     );
+    let mut cut = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x02".to_vec();
+    for (raw, expected) in [
+        (
+            &b""[..],
+            "400 BadRequest the object provided is unrecognized (must be of type ConfigMap): unexpected EOF (6b3873000a0f0a0276311209436f6e6669674d61701202)",
+        ),
+        (
+            &b"\x0a\x05"[..],
+            "400 BadRequest ConfigMap in version \"v1\" cannot be handled as a ConfigMap: unexpected EOF",
+        ),
+    ] {
+        cut.extend_from_slice(raw);
+        let headers = [("content-type", "application/vnd.kubernetes.protobuf")];
+        assert_eq!(world.send("POST", MAPS, &headers, cut.clone()).await.failure(), expected);
+    }
     let answer = world.send("GET", MAPS, &[("accept", "text/html")], Vec::new()).await;
     assert_eq!(
         answer.failure(),
@@ -220,15 +239,30 @@ async fn patches_of_all_three_kinds_apply() {
         world.patch(&path, "merge", json!({"metadata": {"name": "e"}})).await.failure(),
         "400 BadRequest the name of the object (e) does not match the name on the URL (d)"
     );
-    let answer = world.patch(&path, "application/apply-patch+yaml", json!({})).await;
-    assert_eq!(
-        answer.failure(),
-        "415 UnsupportedMediaType the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
-    );
+    for path in [&path, &format!("{DEPLOYMENTS}/absent"), &format!("{DEPLOYMENTS}/absent/scale")] {
+        let answer = world.patch(path, "application/apply-patch+yaml", json!({})).await;
+        assert_eq!(
+            answer.failure(),
+            "415 UnsupportedMediaType the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+        );
+    }
     assert_eq!(
         world.patch(&format!("{DEPLOYMENTS}/x"), "merge", json!({})).await.failure(),
         "404 NotFound deployments.apps \"x\" not found"
     );
+    let wrong = world.patch(&path, "strategic", json!({"spec": {"replicas": "2"}})).await;
+    assert_eq!(
+        wrong.failure(),
+        "422 Invalid  \"\" is invalid: patch: Invalid value: \"map[spec:map[replicas:2]]\": unrecognized type: int32"
+    );
+    for (kind, why) in
+        [("merge-", "error decoding patch: "), ("json-", "error decoding patch: "), ("strategic-merge-", "")]
+    {
+        let media_type = format!("application/{kind}patch+json");
+        let headers = [("content-type", media_type.as_str())];
+        let answer = world.send("PATCH", &path, &headers, b"{\"spec\":".to_vec()).await;
+        assert_eq!(answer.failure(), format!("400 BadRequest {why}unexpected end of JSON input"));
+    }
     let strict = world.patch(&format!("{path}?fieldValidation=Strict"), "strategic", json!({"spec": {"foo": 1}})).await;
     assert_eq!(
         strict.failure(),
@@ -271,6 +305,41 @@ async fn status_and_scale_change_only_their_part() {
     assert_eq!(world.ask("PUT", &format!("{path}/scale"), stale).await.code, 409);
     assert_eq!(world.get(&path).await.ok().json()["spec"]["replicas"], 4);
     assert_eq!(world.patch(&format!("{path}/scale"), "merge", json!({"spec": {"replicas": -1}})).await.code, 422);
+    let headers = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    let table = world.send("GET", &format!("{path}/scale"), &headers, Vec::new()).await.ok().json();
+    let columns: Vec<_> = table["columnDefinitions"].as_array().expect("columns").iter().collect();
+    assert_eq!(
+        columns.iter().map(|column| &column["name"]).collect::<Vec<_>>(),
+        ["Name", "Desired", "Available", "Age"]
+    );
+    assert_eq!(table["rows"][0]["cells"].as_array().expect("cells")[..3], [json!("d"), json!(4), json!(2)]);
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+}
+
+#[tokio::test]
+async fn a_revision_that_is_no_number_is_told_so() {
+    let world = World::new().await;
+    world.create(MAPS, config_map("a", "1")).await.ok();
+    let mut map = config_map("a", "2");
+    map["metadata"]["resourceVersion"] = json!("abc");
+    assert_eq!(
+        world.ask("PUT", &format!("{MAPS}/a"), map).await.failure(),
+        "500  resourceVersion: Invalid value: \"abc\": strconv.ParseUint: parsing \"abc\": invalid syntax"
+    );
+    assert_eq!(
+        world.get(&format!("{MAPS}?continue=foo")).await.failure(),
+        "400 BadRequest continue key is not valid: invalid character '~' looking for beginning of value"
+    );
+}
+
+#[tokio::test]
+async fn booleans_are_booleans_in_tables() {
+    let world = World::new().await;
+    let headers = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical";
+    let table = world.send("GET", classes, &headers, Vec::new()).await.ok().json();
+    assert_eq!(table["columnDefinitions"][2]["type"], "boolean");
+    assert_eq!(table["rows"][0]["cells"][2], false);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! To add one, copy a neighbour and add a line to [`start`].
 
+pub mod clusterroles;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -29,5 +30,6 @@ pub fn start(runner: &Runner) {
     runner.start::<nodetaints::NodeTaintController>();
     runner.start::<serviceaccount::ServiceAccountController>();
     runner.start::<rootca::RootCaController>();
+    runner.start::<clusterroles::ClusterRoleController>();
     runner.start::<garbage::GarbageCollector>();
 }

@@ -17,6 +17,9 @@ use crate::paths::Paths;
 /// How long `up` may take to end.
 const END: Duration = Duration::from_secs(15);
 
+/// How long a container may take to end before it is killed.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Ends control plane and agent, then every pod, the data plane and the routing; with `purge` also the data.
 pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
     let paths = Paths::new(&down.place.data_dir)?;
@@ -76,11 +79,14 @@ async fn remove_pods(paths: &Paths, pod_cidr: Cidr) -> anyhow::Result<()> {
     let images = ImageStore::open(&paths.images())?;
     let options = RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images));
     let runtime = BuiltIn::open(options).await.context("open the container runtime")?;
-    for container in runtime.list_containers(cri::ContainerFilter::default()).await? {
-        if let Err(error) = runtime.stop_container(&container.id, Duration::from_secs(2)).await {
+    // All at once: what does not listen takes the whole grace period.
+    let containers = runtime.list_containers(cri::ContainerFilter::default()).await?;
+    let stops = containers.iter().map(|container| async {
+        if let Err(error) = runtime.stop_container(&container.id, GRACE).await {
             tracing::warn!(%error, container = container.id, "container not stopped");
         }
-    }
+    });
+    futures_util::future::join_all(stops).await;
     for sandbox in runtime.list_pod_sandbox(cri::PodSandboxFilter::default()).await? {
         runtime.stop_pod_sandbox(&sandbox.id).await?;
         runtime.remove_pod_sandbox(&sandbox.id).await?;

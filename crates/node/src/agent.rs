@@ -16,6 +16,7 @@ use reconcile::{Note, Recorder, Reference, Severity};
 use stdx::{BoxFuture, TaskTree};
 
 use crate::cgroup::Cgroups;
+use crate::checkpoint;
 use crate::pod::create::NodeFacts;
 use crate::pod::env::Sources;
 use crate::pod::seen::POD_UID;
@@ -23,6 +24,7 @@ use crate::pod::worker::{Handle, Message};
 use crate::pod::{name, namespace, spec, uid};
 use crate::register::Registration;
 use crate::services;
+use crate::tokens::Kept;
 use crate::volume::{Roots, Tokens};
 
 /// The node's service rules, as far as an ending pod is concerned.
@@ -60,6 +62,8 @@ pub struct Context {
     pub services: Cache,
     pub host_ip: String,
     pub runtime_name: String,
+    /// Tokens that pods' volumes hold.
+    pub kept: Kept,
     pub tasks: TaskTree,
 }
 
@@ -113,6 +117,11 @@ impl Context {
         let account = spec(pod).service_account_name.unwrap_or_else(|| "default".into());
         let mut fetched = FetchedTokens { values: Tokens::new(), refresh_after: None };
         for (audience, seconds) in wanted {
+            if let Some((token, left)) = self.kept.get(uid(pod), audience, *seconds) {
+                fetched.refresh_after = Some(fetched.refresh_after.map_or(left, |other| other.min(left)));
+                fetched.values.insert((audience.clone(), *seconds), token);
+                continue;
+            }
             let request = TokenRequest {
                 spec: Some(TokenRequestSpec {
                     audiences: (!audience.is_empty()).then(|| vec![audience.clone()]),
@@ -136,7 +145,9 @@ impl Context {
             // At four fifths of its life. Upstream: `token_manager.go`.
             let refresh = Duration::from_secs_f64((left * 0.8).max(1.0));
             fetched.refresh_after = Some(fetched.refresh_after.map_or(refresh, |other| other.min(refresh)));
-            fetched.values.insert((audience.clone(), *seconds), status.token.unwrap_or_default());
+            let token = status.token.unwrap_or_default();
+            self.kept.put(uid(pod), audience, *seconds, &token, refresh);
+            fetched.values.insert((audience.clone(), *seconds), token);
         }
         Ok(fetched)
     }
@@ -147,7 +158,15 @@ pub struct Agent {
     context: Arc<Context>,
     pods: Cache,
     registration: Registration,
-    workers: Mutex<BTreeMap<String, Handle>>,
+    workers: Mutex<BTreeMap<String, Known>>,
+}
+
+/// A pod that this agent has or had a worker for.
+#[derive(Clone)]
+struct Known {
+    worker: Handle,
+    /// The API has it no more. Before that a worker that has ended is not begun anew: it has done its work.
+    gone: bool,
 }
 
 impl Agent {
@@ -169,6 +188,7 @@ impl Agent {
             services: options.services,
             host_ip: options.registration.address.to_string(),
             runtime_name: version.runtime_name,
+            kept: Kept::default(),
             tasks: options.tasks,
         };
         Ok(Arc::new(Agent {
@@ -201,16 +221,17 @@ impl Agent {
         tasks.spawn("registration", self.registration.clone().run(client, runtime));
         let mut runtime_events = self.context.runtime.events();
         let mut changes = self.pods.subscribe();
-        // Nothing is started or removed before the first complete list from the API.
-        self.context.services.synced().await;
-        let first = self.pods.synced().await;
-        for object in first.iter() {
-            self.tell_pod(object).await;
-        }
-        self.remove_strangers().await;
+        self.resume();
+        let mut listed = false;
         loop {
             tokio::select! {
-                batch = changes.next() => {
+                biased;
+                // Nothing else is started, and nothing removed, before the first complete list from the API.
+                () = self.synced(), if !listed => {
+                    listed = true;
+                    self.compare().await;
+                }
+                batch = changes.next(), if listed => {
                     for change in batch {
                         match (change.old, change.new) {
                             (old, Some(new)) => {
@@ -234,6 +255,35 @@ impl Agent {
         }
     }
 
+    /// Goes on with what an earlier agent had accepted, with or without an API.
+    fn resume(&self) {
+        for checkpoint in checkpoint::all(&self.context.roots.memory) {
+            let uid = uid(&checkpoint.pod).to_owned();
+            let worker = Handle::start(self.context.clone(), checkpoint.pod.clone(), Some(checkpoint));
+            self.workers().insert(uid, Known { worker, gone: false });
+        }
+    }
+
+    async fn synced(&self) {
+        self.context.services.synced().await;
+        self.pods.synced().await;
+    }
+
+    /// Brings what runs here up to the first list: new pods begin, and those that the API does not have end.
+    async fn compare(&self) {
+        let first = self.pods.snapshot();
+        for object in first.iter() {
+            self.tell_pod(object).await;
+        }
+        let resumed: Vec<String> = self.workers().keys().cloned().collect();
+        for uid in resumed {
+            if !first.iter().any(|pod| pod.uid() == uid) {
+                self.tell(&uid, Message::Gone).await;
+            }
+        }
+        self.remove_strangers().await;
+    }
+
     async fn tell_pod(&self, object: &Arc<Object>) {
         if self.tell_worker(object.uid(), Message::Pod(object.clone())).await {
             return;
@@ -241,8 +291,10 @@ impl Agent {
         match object.typed::<Pod>() {
             Ok(pod) if self.is_over(&pod) => {}
             Ok(pod) => {
-                let handle = Handle::start(self.context.clone(), pod);
-                self.workers().insert(object.uid().to_owned(), handle);
+                let worker = Handle::start(self.context.clone(), pod, None);
+                let mut workers = self.workers();
+                workers.retain(|_, known| !(known.gone && known.worker.is_over()));
+                workers.insert(object.uid().to_owned(), Known { worker, gone: false });
             }
             Err(error) => tracing::error!(?object, %error, "pod does not have its kind's shape"),
         }
@@ -266,14 +318,18 @@ impl Agent {
         }
     }
 
+    /// Tells the pod's worker, if there is or was one.
     async fn tell_worker(&self, uid: &str, message: Message) -> bool {
-        let handle = self.workers().get(uid).cloned();
-        let Some(handle) = handle else { return false };
-        let told = handle.tell(message).await;
-        if !told {
-            self.workers().remove(uid);
-        }
-        told
+        let worker = match self.workers().get_mut(uid) {
+            None => return false,
+            Some(known) => {
+                known.gone |= matches!(message, Message::Gone);
+                known.worker.clone()
+            }
+        };
+        // One that has ended has nothing left to do about its pod.
+        worker.tell(message).await;
+        true
     }
 
     /// Ends what runs on this node for pods that the API does not have.
@@ -289,14 +345,14 @@ impl Agent {
             }
             let known = self.pods.snapshot().iter().any(|pod| pod.uid() == uid);
             if !known {
-                let handle = Handle::start(self.context.clone(), stranger(&sandbox));
-                handle.tell(Message::Gone).await;
-                self.workers().insert(uid, handle);
+                let worker = Handle::start(self.context.clone(), stranger(&sandbox), None);
+                worker.tell(Message::Gone).await;
+                self.workers().insert(uid, Known { worker, gone: true });
             }
         }
     }
 
-    fn workers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
+    fn workers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Known>> {
         self.workers.lock().expect("no holder of this lock panics")
     }
 }

@@ -64,6 +64,15 @@ pub async fn serve(socket: WebSocket, session: ExecSession) {
     }
 }
 
+/// Tells that no process could be started.
+pub async fn refuse(socket: WebSocket, error: cri::Error) {
+    let (mut sender, _receiver) = socket.split();
+    // A client that is gone already needs no goodbye.
+    if sender.send(Message::Binary(outcome(&Err(error)))).await.is_ok() {
+        drop(sender.send(Message::Close(Some((1000, String::new())))).await);
+    }
+}
+
 /// Takes in what the client sends; ends when the client is gone.
 async fn receive(
     mut receiver: WebSocketReceiver,
@@ -126,15 +135,49 @@ fn outcome(code: &cri::Result<i32>) -> Bytes {
             "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
-        Err(error) => serde_json::json!({
-            "metadata": {},
-            "status": "Failure",
-            "message": format!("error executing command in container: {error}"),
-            "reason": "InternalError",
-            "code": 500,
-        }),
+        Err(error) => {
+            let why = format!("error executing command in container: {error}");
+            serde_json::json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": format!("Internal error occurred: {why}"),
+                "reason": "InternalError",
+                "details": {"causes": [{"message": why}]},
+                "code": 500,
+            })
+        }
     };
     let mut message = vec![OUTCOME];
     message.extend_from_slice(status.to_string().as_bytes());
     message.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(code: cri::Result<i32>, expected: serde_json::Value) {
+        let message = outcome(&code);
+        assert_eq!(message[0], OUTCOME);
+        let status: serde_json::Value = serde_json::from_slice(&message[1..]).expect("a status");
+        assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn tells_how_a_process_ended_or_why_there_was_none() {
+        check(Ok(0), serde_json::json!({"metadata": {}, "status": "Success"}));
+        let three = "command terminated with non-zero exit code: exit status 3";
+        check(
+            Ok(3),
+            serde_json::json!({"metadata": {}, "status": "Failure", "message": three, "reason": "NonZeroExitCode",
+                "details": {"causes": [{"reason": "ExitCode", "message": "3"}]}}),
+        );
+        let error = cri::Error::Internal("exec: \"nope\": executable file not found in $PATH".to_owned());
+        let why = format!("error executing command in container: {error}");
+        check(
+            Err(error),
+            serde_json::json!({"metadata": {}, "status": "Failure", "message": format!("Internal error occurred: {why}"),
+                "reason": "InternalError", "details": {"causes": [{"message": why}]}, "code": 500}),
+        );
+    }
 }

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod exec;
 pub mod hook;
 pub mod logs;
@@ -14,6 +15,7 @@ pub mod refs;
 pub mod register;
 pub mod server;
 pub mod services;
+pub mod tokens;
 pub mod volume;
 
 pub use agent::{Agent, Options, Rules};

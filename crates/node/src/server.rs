@@ -28,7 +28,19 @@ pub async fn handle(agent: Arc<Agent>, request: Request<Body>) -> Response<Body>
             container_logs(&agent, (namespace, pod, container), &request).await
         }
         ["exec", namespace, pod, container] => run(&agent, (namespace, pod, container), request).await,
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        segments => match unhonoured(segments) {
+            Some(what) => text(StatusCode::NOT_IMPLEMENTED, &format!("not supported yet: {what}")),
+            None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        },
+    }
+}
+
+/// What upstream's agents serve at a path and this one does not yet; refused by name, because clients show what they are told.
+fn unhonoured(segments: &[&str]) -> Option<&'static str> {
+    match segments {
+        ["attach", ..] => Some("attach"),
+        ["portForward", ..] => Some("port-forward"),
+        _ => None,
     }
 }
 
@@ -205,14 +217,13 @@ async fn run(
         Ok(accepted) => accepted,
         Err(error) => return text(StatusCode::FORBIDDEN, &format!("{error}\n")),
     };
-    let session = match agent.context().runtime.exec(&status.id, exec_request).await {
-        Ok(session) => session,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-    };
+    let session = agent.context().runtime.exec(&status.id, exec_request).await;
     agent.context().tasks.spawn("exec", async move {
-        match accepted.open().await {
-            Ok(socket) => exec::serve(socket, session).await,
-            Err(error) => tracing::debug!(%error, "exec without a connection"),
+        match (accepted.open().await, session) {
+            (Ok(socket), Ok(session)) => exec::serve(socket, session).await,
+            // Told on the socket: a client takes a refused upgrade for a server without WebSockets.
+            (Ok(socket), Err(error)) => exec::refuse(socket, error).await,
+            (Err(error), _) => tracing::debug!(%error, "exec without a connection"),
         }
     });
     response
@@ -221,4 +232,18 @@ async fn run(
 /// The service for `wire::serve`.
 pub fn service(agent: Arc<Agent>) -> wire::Service {
     Arc::new(move |request, _| Box::pin(handle(agent.clone(), request)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_are_not_built_yet_have_a_name() {
+        let check = |path: &str, expected| assert_eq!(unhonoured(&path.split('/').collect::<Vec<_>>()), expected);
+        check("attach/default/p/c", Some("attach"));
+        check("portForward/default/p", Some("port-forward"));
+        check("exec/default/p/c", None);
+        check("nowhere", None);
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -22,11 +22,10 @@ pub struct Files {
 impl Files {
     /// Makes the folder if it is absent.
     pub fn open(folder: &Path) -> Result<Files, Error> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| Error::File {
-            operation: "create folder",
-            path: folder.display().to_string(),
-            source,
-        })?;
+        let failed = |operation| move |source| Error::File { operation, path: folder.display().to_string(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("create folder"))?;
+        // It may have been there before, open to all.
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(failed("close to others"))?;
         Ok(Files { folder: folder.into() })
     }
 
@@ -123,13 +122,13 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed("create"))?;
+    // What a crash left here (or somebody else laid here: a link, a file that all may read) must not receive the key.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("replace")(error)),
+        _ => {}
+    }
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed("create"))?;
     file.write_all(text.as_bytes()).map_err(failed("write"))?;
     file.sync_all().map_err(failed("sync"))?;
     fs::rename(&temporary, path).map_err(failed("rename"))?;
@@ -229,6 +228,28 @@ mod tests {
         let text = files.sealing_key(false).unwrap().text();
         assert_eq!(files.sealing_key(true).unwrap().text(), text);
         fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn keys_are_their_owners_alone_whatever_lay_there_before() {
+        let path = folder("modes");
+        let elsewhere = folder("modes-elsewhere");
+        fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(path.join("sa.key.new"), "left by a crash").unwrap();
+        fs::set_permissions(path.join("sa.key.new"), fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("stolen"), path.join("encryption.key.new")).unwrap();
+        let files = Files::open(&path).unwrap();
+        files.token_key().unwrap();
+        files.sealing_key(false).unwrap();
+        let mode = |file: &Path| fs::symlink_metadata(file).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join("sa.key")), 0o600);
+        assert_eq!(mode(&path.join("encryption.key")), 0o600);
+        assert!(!elsewhere.join("stolen").exists());
+        fs::remove_dir_all(&path).unwrap();
+        fs::remove_dir_all(&elsewhere).unwrap();
     }
 
     #[test]

@@ -111,6 +111,7 @@ pub struct Selectable<T> {
 pub enum Cell {
     Text(String),
     Int(i64),
+    Bool(bool),
     /// An age, counted from this moment when the row is sent; `<unknown>` without one.
     Since(Option<Timestamp>),
     /// Text with one embedded age, such as `2 (5m3s ago)`: what comes before and after the age.

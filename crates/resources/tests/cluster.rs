@@ -15,6 +15,7 @@ fn row(object: &Json) -> Vec<String> {
     let text = |cell: &Cell| match cell {
         Cell::Text(text) => text.clone(),
         Cell::Int(number) => number.to_string(),
+        Cell::Bool(truth) => truth.to_string(),
         Cell::Since(moment) => moment.map_or("<unknown>".to_owned(), |moment| moment.to_string()),
         other => format!("{other:?}"),
     };

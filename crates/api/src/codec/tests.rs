@@ -446,11 +446,55 @@ fn unknown_members_are_pruned_and_reported() {
             r#"{"spec":{"template":{"spec":{"containers":[{"name":"a"},{"name":"b"}]}}},"metadata":{"labels":{"any":"thing"}}}"#
         )
     );
+}
+
+#[test]
+fn complaints_come_in_the_order_of_the_text() {
+    // What upstream's own test of field validation posts, shortened.
+    let text = r#"{"spec":{"unknown1":"a","unknownDupe":{"k":1,"k":2},"unknownDupe":"b","paused":true,"paused":false,
+        "template":{"spec":{"containers":[{"name":"c","unknownNested":1,"image":"i","image":"j"}]}}},"spec":{}}"#;
+    let parsed = json::parse(text.as_bytes(), &Limits::default()).expect("JSON");
+    let unknown = ["spec.unknown1", "spec.unknownDupe", "spec.template.spec.containers[0].unknownNested"];
+    let unknown = unknown.map(str::to_owned);
+    let faults = strict_faults(Some(text.as_bytes()), &unknown, &parsed.duplicates);
     assert_eq!(
-        strict_error(&["spec.foo".to_owned()], &["spec.bar".to_owned()]).as_deref(),
-        Some(r#"strict decoding error: unknown field "spec.foo", duplicate field "spec.bar""#)
+        faults,
+        [
+            r#"unknown field "spec.unknown1""#,
+            r#"unknown field "spec.unknownDupe""#,
+            r#"duplicate field "spec.paused""#,
+            r#"unknown field "spec.template.spec.containers[0].unknownNested""#,
+            r#"duplicate field "spec.template.spec.containers[0].image""#,
+            r#"duplicate field "spec""#,
+        ]
     );
-    assert_eq!(strict_error(&[], &[]), None);
+    assert_eq!(
+        strict_error(&faults[..2]).as_deref(),
+        Some(r#"strict decoding error: unknown field "spec.unknown1", unknown field "spec.unknownDupe""#)
+    );
+    assert_eq!(strict_error(&strict_faults(Some(b"{}"), &[], &[])), None);
+}
+
+#[test]
+fn what_a_strategic_merge_patch_made_is_converted_not_decoded() {
+    let check = |text: &str, expected: Result<&str, &str>| {
+        let mut value = tree(text);
+        let converted = conform_converted(&mut value, message("io.k8s.api.apps.v1.Deployment"));
+        assert_eq!(
+            converted.map(|_| value),
+            expected.map(tree).map_err(|why| DecodeError::Type(why.to_owned())),
+            "{text}"
+        );
+    };
+    check(r#"{"spec":{"replicas":2.0}}"#, Ok(r#"{"spec":{"replicas":2}}"#));
+    check(r#"{"spec":{"replicas":2.5}}"#, Err("cannot convert float64 to int32"));
+    check(r#"{"spec":{"replicas":"2"}}"#, Err("unrecognized type: int32"));
+    check(r#"{"spec":{"paused":1}}"#, Err("unrecognized type: bool"));
+    check(r#"{"spec":[]}"#, Err("cannot restore struct from: slice"));
+    check(r#"{"metadata":{"labels":{"a":1}}}"#, Err("cannot convert int64 to string"));
+    check(r#"{"metadata":{"labels":{"a":true}}}"#, Err("unrecognized type: string"));
+    check(r#"{"metadata":{"labels":"a"}}"#, Err("cannot restore map from string"));
+    check(r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#, Err("cannot restore slice from map"));
 }
 
 #[test]

@@ -41,7 +41,10 @@ impl ContinueToken {
             .decode(trimmed)
             .or_else(|_| STANDARD.decode(token))
             .map_err(|error| invalid(error.to_string()))?;
-        let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        // Read by our own parser first, because its errors are worded as upstream's.
+        let limits = api::codec::Limits::default();
+        let tree = api::codec::json::parse(&bytes, &limits).map_err(|error| invalid(error.to_string()))?.value;
+        let wire: Wire = api::value::from_value(&tree).map_err(|error| invalid(error.to_string()))?;
         if wire.v != VERSION {
             return Err(invalid(format!("server does not recognize this encoded version {:?}", wire.v)));
         }

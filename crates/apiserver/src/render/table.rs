@@ -1,5 +1,6 @@
 //! Server-side tables: what `kubectl get` prints.
 
+use api::value::Value;
 use client::Object;
 use jiff::Timestamp;
 use resources::{Cell, ColumnHead};
@@ -30,11 +31,35 @@ impl Table {
         Ok(out)
     }
 
+    /// A table with the row of an object that is worked out, not stored.
+    pub(crate) fn of_tree(
+        &self,
+        columns: &[ColumnHead],
+        cells: &[Cell],
+        (group, version, kind): (&str, &str, &str),
+        tree: &Value,
+    ) -> Outcome<Vec<u8>> {
+        let mut out = Vec::with_capacity(2048);
+        self.head_of(columns, &list_meta(api::meta::resource_version(tree), "", None), &mut out);
+        let now = stdx::wall();
+        let cells: Vec<_> = cells.iter().map(|cell| cell_json(cell.clone(), now)).collect();
+        self.row_of(&cells, tree, &mut out, |out| {
+            api::codec::json::encode_into(tree, super::schema(group, version, kind)?, out);
+            Ok(())
+        })?;
+        out.extend_from_slice(b"]}");
+        Ok(out)
+    }
+
     /// Appends everything before the first row.
     pub(crate) fn head(&self, served: &Served, list_meta: &str, out: &mut Vec<u8>) {
+        self.head_of(&columns(served), list_meta, out);
+    }
+
+    fn head_of(&self, columns: &[ColumnHead], list_meta: &str, out: &mut Vec<u8>) {
         let api_version = self.version.api_version();
         let columns = match self.with_columns {
-            true => serde_json::to_string(&columns(served)).expect("columns are JSON"),
+            true => serde_json::to_string(columns).expect("columns are JSON"),
             false => "null".to_owned(),
         };
         let head = format!(
@@ -47,17 +72,29 @@ impl Table {
     pub(crate) fn row(&self, served: &Served, object: &Object, out: &mut Vec<u8>) -> Outcome<()> {
         let tree = object.tree().map_err(Refusal::internal)?;
         let cells = cells(served, &tree, stdx::wall())?;
+        self.row_of(&cells, &tree, out, |out| {
+            let message = super::schema(served.group, served.version, served.kind)?;
+            let tree = convert::tree(object, served)?;
+            api::codec::json::encode_into(&tree, message, out);
+            Ok(())
+        })
+    }
+
+    /// `whole` appends the object when that is asked for.
+    fn row_of(
+        &self,
+        cells: &[serde_json::Value],
+        tree: &Value,
+        out: &mut Vec<u8>,
+        whole: impl FnOnce(&mut Vec<u8>) -> Outcome<()>,
+    ) -> Outcome<()> {
         out.extend_from_slice(b"{\"cells\":");
-        serde_json::to_writer(&mut *out, &cells).expect("cells are JSON");
+        serde_json::to_writer(&mut *out, cells).expect("cells are JSON");
         out.extend_from_slice(b",\"object\":");
         match self.include {
             Include::None => out.extend_from_slice(b"null"),
-            Include::Metadata => body::metadata_json(&tree, Some(self.version), out)?,
-            Include::Object => {
-                let message = super::schema(served.group, served.version, served.kind)?;
-                let tree = convert::tree(object, served)?;
-                api::codec::json::encode_into(&tree, message, out);
-            }
+            Include::Metadata => body::metadata_json(tree, Some(self.version), out)?,
+            Include::Object => whole(out)?,
         }
         out.push(b'}');
         Ok(())
@@ -84,7 +121,7 @@ fn columns(served: &Served) -> Vec<ColumnHead> {
     if columns.is_empty() { plain_columns() } else { columns }
 }
 
-fn cells(served: &Served, tree: &api::value::Value, now: Timestamp) -> Outcome<Vec<serde_json::Value>> {
+fn cells(served: &Served, tree: &Value, now: Timestamp) -> Outcome<Vec<serde_json::Value>> {
     if served.def.columns().is_empty() {
         let created = api::meta::creation_timestamp(tree).map(api::meta::rfc3339);
         return Ok(vec![api::meta::name(tree).into(), created.map_or(serde_json::Value::Null, Into::into)]);
@@ -97,6 +134,7 @@ fn cell_json(cell: Cell, now: Timestamp) -> serde_json::Value {
     match cell {
         Cell::Text(text) => text.into(),
         Cell::Int(number) => number.into(),
+        Cell::Bool(truth) => truth.into(),
         Cell::Since(None) => "<unknown>".into(),
         Cell::Since(Some(moment)) => human_duration(now.as_second() - moment.as_second()).into(),
         Cell::SinceWithin { before, moment, after } => {

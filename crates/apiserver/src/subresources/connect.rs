@@ -24,7 +24,7 @@ const LOG_PARAMETERS: &[&str] =
     &["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
 
 /// Answers a request for a stream.
-pub(crate) async fn answer(call: &Call<'_>, served: &Served, request: Request<Body>) -> Outcome<Answer> {
+pub(crate) async fn answer(call: &Call<'_>, served: &Served, request: &mut Request<Body>) -> Outcome<Answer> {
     if served.facts().plural != "pods" || served.subresource(&call.info.subresource).is_none() {
         return Err(Refusal::no_such_path());
     }
@@ -159,7 +159,7 @@ fn agent_path(call: &Call<'_>, pod: &Value) -> Outcome<String> {
     Ok(format!("/{}/{namespace}/{name}/{container}?{query}", call.info.subresource))
 }
 
-async fn stream(call: &Call<'_>, served: &Served, pod: &Value, mut request: Request<Body>) -> Outcome<Answer> {
+async fn stream(call: &Call<'_>, served: &Served, pod: &Value, request: &mut Request<Body>) -> Outcome<Answer> {
     let path = agent_path(call, pod)?;
     if node(pod).is_empty() {
         return Err(Refusal::bad_request(format!("pod {} does not have a host assigned", meta::name(pod))));
@@ -170,7 +170,7 @@ async fn stream(call: &Call<'_>, served: &Served, pod: &Value, mut request: Requ
     let mut onward =
         Request::builder().method(call.method.clone()).uri(&path).body(Body::Empty).map_err(Refusal::internal)?;
     *onward.headers_mut() = onward_headers(&call.headers);
-    let ours = wire::upgraded(&mut request);
+    let ours = wire::upgraded(request);
     let (mut response, theirs) = call.server.dialer.node_upgrade(node(pod), onward).await?;
     let Some(theirs) = theirs else {
         return succeeded(served, meta::name(pod), response).await.map(Answer::Raw);

@@ -5,16 +5,18 @@ use api::meta;
 use api::selector::Selector;
 use api::value::Value;
 use bytes::Bytes;
-use resources::{Subresource, Writer};
+use resources::{Cell, ColumnHead, Subresource, Writer};
 
-use crate::answer::Answer;
+use crate::answer::{self, Answer};
 use crate::catalog::Served;
 use crate::convert;
 use crate::decode::{self, Expected};
-use crate::negotiate;
+use crate::negotiate::{self, Kind, Shape};
 use crate::options::WriteOptions;
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
+use crate::render::table::Table;
+use crate::render::{self, Include};
 use crate::verbs::attempt::Write;
 use crate::verbs::patch;
 
@@ -52,13 +54,40 @@ pub(crate) async fn answer(
         }
         verb => change(call, served, &paths, &body, verb == "patch").await?,
     };
-    Ok(Answer::Tree { code: 200, group: GROUP, version: VERSION, kind: KIND, tree })
+    let form = negotiate::form(&call.headers, &call.query, Kind::Object)?;
+    match form.shape {
+        Shape::Table { version } => {
+            let table = Table { version, include: Include::read(call), with_columns: true };
+            let json = table.of_tree(&COLUMNS, &cells(&tree), (GROUP, VERSION, KIND), &tree)?;
+            Ok(Answer::Raw(answer::whole(200, form, render::in_encoding(json, form.encoding)?)))
+        }
+        _ => Ok(Answer::Tree { code: 200, group: GROUP, version: VERSION, kind: KIND, tree }),
+    }
+}
+
+/// Upstream: `scaleColumnDefinitions`.
+static COLUMNS: [ColumnHead; 4] = [
+    column("Name", "string", "Name of the scaled object."),
+    column("Desired", "integer", "Replicas that are wanted."),
+    column("Available", "integer", "Replicas that were seen last."),
+    column("Age", "string", "Time since the server created the scaled object."),
+];
+
+const fn column(name: &'static str, type_name: &'static str, description: &'static str) -> ColumnHead {
+    ColumnHead { name, type_name, format: "", description, priority: 0 }
+}
+
+fn cells(scale: &Value) -> [Cell; 4] {
+    let count = |part: &str| Cell::Int(scale.at(&[part, "replicas"]).and_then(Value::as_i64).unwrap_or(0));
+    let name = Cell::Text(meta::name(scale).to_owned());
+    [name, count("spec"), count("status"), Cell::Since(meta::creation_timestamp(scale))]
 }
 
 async fn change(call: &Call<'_>, served: &Served, paths: &Paths, body: &[u8], patching: bool) -> Outcome<Value> {
     let options = WriteOptions::read(&call.query, if patching { "PatchOptions" } else { "UpdateOptions" })?;
     let message = crate::render::schema(GROUP, VERSION, KIND)?;
     let wanted = if patching {
+        patch::media_type(call)?;
         None
     } else {
         let expected = Expected { group: GROUP, version: VERSION, kind: KIND, message };

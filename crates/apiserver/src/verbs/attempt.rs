@@ -15,7 +15,7 @@ use crate::allocate;
 use crate::cache::stored_version;
 use crate::catalog::Served;
 use crate::convert;
-use crate::options::WriteOptions;
+use crate::options::{WriteOptions, parse_revision};
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
 use crate::stored;
@@ -177,7 +177,7 @@ impl<'a> Write<'a> {
             return Err(Status::conflict(target(self.served, self.key.name()), &why).into());
         }
         let given = meta::resource_version(new);
-        if !given.is_empty() && given != "0" && given.parse() != Ok(current.revision()) {
+        if !given.is_empty() && given != "0" && parse_revision(given)? != current.revision() {
             return Err(self.conflict(self.key.name()));
         }
         Ok(())

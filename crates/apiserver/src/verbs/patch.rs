@@ -32,6 +32,7 @@ pub(crate) async fn patch(call: &Call<'_>, served: &Served, body: Bytes) -> Outc
 
 /// Changes an object (or, through a subresource, the part of it that the writer may change).
 pub(crate) async fn patch_as(call: &Call<'_>, served: &Served, body: Bytes, writer: Writer) -> Outcome<Answer> {
+    media_type(call)?;
     let options = WriteOptions::read(&call.query, "PatchOptions")?;
     let message = crate::render::schema(served.group, served.version, served.kind)?;
     let about = About { message, options: &options };
@@ -62,6 +63,13 @@ fn check_name(call: &Call<'_>, served: &Served, patched: &Value) -> Outcome<()> 
     Ok(())
 }
 
+/// The kind of patch. Asked before anything else: that a kind is not served is no matter of the object.
+pub(crate) fn media_type<'c>(call: &'c Call<'_>) -> Outcome<&'c str> {
+    const SERVED: [&str; 3] = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH];
+    let media_type = negotiate::body_media_type(&call.headers);
+    if SERVED.contains(&media_type) { Ok(media_type) } else { Err(negotiate::unsupported_body(&SERVED)) }
+}
+
 /// What is patched, and how strictly.
 pub(crate) struct About<'a> {
     pub message: &'static Message,
@@ -70,44 +78,52 @@ pub(crate) struct About<'a> {
 
 /// The object with the patch of this request applied, conforming to its schema.
 pub(crate) fn patched(call: &Call<'_>, about: &About<'_>, current: &Value, body: &[u8]) -> Outcome<Value> {
-    let media_type = negotiate::body_media_type(&call.headers);
-    if ![JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH].contains(&media_type) {
-        return Err(negotiate::unsupported_body(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH]));
-    }
-    let parsed = codec::json::parse(body, &Limits::default());
-    let parsed = parsed.map_err(|error| Refusal::bad_request(format!("error decoding patch: {error}")))?;
+    let media_type = media_type(call)?;
+    let parsed = codec::json::parse(body, &Limits::default()).map_err(|error| {
+        // Upstream says for two of the three what it was doing.
+        let doing = if media_type == STRATEGIC_PATCH { "" } else { "error decoding patch: " };
+        Refusal::bad_request(format!("{doing}{error}"))
+    })?;
     let patch = &parsed.value;
     let mut new = current.clone();
     match media_type {
         JSON_PATCH => json::apply(&mut new, patch).map_err(json_refusal)?,
         MERGE_PATCH => {
-            check_object(patch)?;
+            check_object(patch, "error decoding patch: ")?;
             merge::apply(&mut new, patch).map_err(|error| Refusal::bad_request(error.to_string()))?;
         }
         _ => {
-            check_object(patch)?;
+            check_object(patch, "")?;
             strategic::apply(&mut new, patch, about.message).map_err(strategic_refusal)?;
         }
     }
     let shown = |new: &Value| if media_type == STRATEGIC_PATCH { go_text(patch) } else { new.to_string() };
     let before = new.clone();
-    let conformed =
-        codec::conform(&mut new, about.message).map_err(|error| invalid(&shown(&before), &error.to_string()))?;
-    let validation = about.options.field_validation;
-    decode::complain(&conformed.unknown, &parsed.duplicates, validation, &call.warnings)
+    let conform = if media_type == STRATEGIC_PATCH { codec::conform_converted } else { codec::conform };
+    let conformed = conform(&mut new, about.message).map_err(|error| invalid(&shown(&before), &error.to_string()))?;
+    let faults = faults(media_type, parsed.duplicates, conformed.unknown);
+    decode::complain(faults, about.options.field_validation, &call.warnings)
         .map_err(|why| invalid(&shown(&before), &why))?;
     meta::set_type(&mut new, meta::api_version(current), meta::kind(current));
     Ok(new)
 }
 
-fn check_object(patch: &Value) -> Outcome<()> {
+/// What strict decoding complains of: first of the patch, then of what it made.
+fn faults(media_type: &str, duplicates: Vec<String>, unknown: Vec<String>) -> Vec<String> {
+    let of = if media_type == JSON_PATCH { "json patch " } else { "" };
+    let mut unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    if media_type == STRATEGIC_PATCH {
+        unknown.sort_unstable();
+    }
+    duplicates.iter().map(|path| format!("{of}duplicate field {path:?}")).chain(unknown).collect()
+}
+
+fn check_object(patch: &Value, doing: &str) -> Outcome<()> {
     match patch {
         Value::Object(_) => Ok(()),
         other => {
             let kind = other.type_name();
-            let why = format!(
-                "error decoding patch: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
-            );
+            let why = format!("{doing}json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}");
             Err(Refusal::bad_request(why))
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cri::KeyValue;
 use jiff::Timestamp;
 use stdx::Mono;
 
@@ -81,6 +82,10 @@ pub struct Memory {
     pub condemned: BTreeMap<String, String>,
     /// Volumes are in place.
     pub volumes_ready: bool,
+    /// They were, once: what the API does not tell now can be as it was.
+    pub prepared: bool,
+    /// What each container was last started with, by its name.
+    pub environments: BTreeMap<String, Vec<KeyValue>>,
     /// When a volume's token has to be fetched again.
     pub refresh_at: Option<Mono>,
     /// Steps under way, by what they are about.

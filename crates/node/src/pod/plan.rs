@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use cri::{ContainerState, ContainerStatus, PodSandboxState};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus as Told, Pod, PodSpec};
 use stdx::Mono;
 
 use super::memory::{Memory, Waiting};
 use super::seen::Seen;
 use super::{Role, containers, full_name, spec};
+
+/// The exit code of a container that ran and of which nothing is left. Upstream: `convertToAPIContainerStatuses`.
+pub const LOST_CODE: i32 = 137;
 
 /// One thing to do. Each can be cancelled at any time and done again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,14 @@ impl Step {
             Step::RemoveContainer { id } | Step::RemoveSandbox { id } => format!("ended {id}"),
         }
     }
+
+    /// What a failure of this step delays: an end waits for an earlier failed end, never for a failed start.
+    pub fn retried(&self) -> String {
+        match self {
+            Step::Kill { name, .. } => format!("end {name}"),
+            other => other.subject(),
+        }
+    }
 }
 
 /// What to do now, and when to plan again at the latest.
@@ -92,7 +103,7 @@ pub struct Moment {
 pub fn plan(pod: &Pod, stage: Stage, seen: &Seen, memory: &Memory, now: Moment) -> Plan {
     let spec = spec(pod);
     let mut plan = match stage {
-        Stage::Wanted if ended(pod, &spec, seen) => ended_plan(seen),
+        Stage::Wanted if ended(pod, &spec, seen) => ended_plan(&spec, seen),
         Stage::Wanted => wanted(pod, &spec, seen, memory, now),
         Stage::Ending { grace_seconds } => ending(seen, memory, grace_seconds),
     };
@@ -108,8 +119,8 @@ fn hold_back(plan: &mut Plan, memory: &Memory, now: Mono) {
         if memory.under_way.contains(&subject) {
             return false;
         }
-        match memory.retry_at.get(&subject) {
-            Some(at) if *at > now && !matches!(step, Step::Kill { .. }) => {
+        match memory.retry_at.get(&step.retried()) {
+            Some(at) if *at > now => {
                 let left = *at - now;
                 *again_within = Some(again_within.map_or(left, |other| other.min(left)));
                 false
@@ -123,13 +134,44 @@ fn sooner(plan: &mut Plan, left: Duration) {
     plan.again_within = Some(plan.again_within.map_or(left, |other| other.min(left)));
 }
 
-/// Whether a container that ended is not started again.
-fn stays_ended(spec: &PodSpec, role: Role, status: &ContainerStatus) -> bool {
+/// Whether a container that ended with `code` is not started again.
+fn stays_ended(spec: &PodSpec, role: Role, code: i32) -> bool {
     match (spec.restart_policy.as_deref(), role) {
         (Some("Never"), _) => true,
-        (Some("OnFailure"), _) | (_, Role::Init) => status.exit.exit_code == 0,
+        (Some("OnFailure"), _) | (_, Role::Init) => code == 0,
         _ => false,
     }
+}
+
+/// What the pod's status told last of a container.
+pub fn told<'p>(pod: &'p Pod, role: Role, name: &str) -> Option<&'p Told> {
+    let status = pod.status.as_ref()?;
+    let list = match role {
+        Role::Init => status.init_container_statuses.as_ref(),
+        Role::Main => status.container_statuses.as_ref(),
+    };
+    list?.iter().find(|status| status.name == name)
+}
+
+/// How a container ended: as the runtime knows, or, where a restart of the machine made it forget, as the status told.
+fn exit_code(pod: &Pod, spec: &PodSpec, seen: &Seen, role: Role, name: &str) -> Option<i32> {
+    if let Some(newest) = seen.newest(name) {
+        return (newest.state == ContainerState::Exited).then_some(newest.exit.exit_code);
+    }
+    let state = told(pod, role, name)?.state.as_ref()?;
+    // One that ran and is lost is not run again where that is not wanted.
+    let lost = || (state.running.is_some() && spec.restart_policy.as_deref() == Some("Never")).then_some(LOST_CODE);
+    state.terminated.as_ref().map(|terminated| terminated.exit_code).or_else(lost)
+}
+
+/// Which try of a container is the next. What ran before a restart of the machine counts.
+fn next_attempt(pod: &Pod, seen: &Seen, role: Role, name: &str) -> u32 {
+    if let Some(newest) = seen.newest(name) {
+        return newest.metadata.attempt + 1;
+    }
+    let Some(told) = told(pod, role, name) else { return 0 };
+    let ran = told.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+    u32::try_from(told.restart_count).unwrap_or(0) + u32::from(ran)
 }
 
 /// Whether every container has ended for good, or an init container failed for good.
@@ -137,20 +179,21 @@ pub fn ended(pod: &Pod, spec: &PodSpec, seen: &Seen) -> bool {
     if let Some("Succeeded" | "Failed") = pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         return true;
     }
-    let over = |role: Role, container: &Container| {
-        seen.newest(&container.name)
-            .is_some_and(|status| status.state == ContainerState::Exited && stays_ended(spec, role, status))
-    };
+    let code = |role: Role, container: &Container| exit_code(pod, spec, seen, role, &container.name);
     let init_failed = spec.restart_policy.as_deref() == Some("Never")
-        && spec.init_containers.iter().flatten().any(|container| {
-            over(Role::Init, container) && seen.newest(&container.name).is_some_and(|status| status.exit.exit_code != 0)
-        });
-    init_failed || spec.containers.iter().all(|container| over(Role::Main, container))
+        && spec
+            .init_containers
+            .iter()
+            .flatten()
+            .any(|container| code(Role::Init, container).is_some_and(|code| code != 0));
+    let over = |container| code(Role::Main, container).is_some_and(|code| stays_ended(spec, Role::Main, code));
+    init_failed || spec.containers.iter().all(over)
 }
 
 /// What remains of a pod that has ended: its sandbox is of no use, its containers stay for their logs.
-fn ended_plan(seen: &Seen) -> Plan {
-    let kills = seen.running().map(|container| kill(container, 30, Why::PodEnds));
+fn ended_plan(spec: &PodSpec, seen: &Seen) -> Plan {
+    let grace_seconds = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let kills = seen.running().map(|container| kill(container, grace_seconds.unwrap_or(30), Why::PodEnds));
     let mut steps: Vec<Step> = kills.collect();
     if steps.is_empty() {
         steps.extend(
@@ -223,6 +266,11 @@ fn wanted(pod: &Pod, spec: &PodSpec, seen: &Seen, memory: &Memory, now: Moment) 
         }
     }
     for container in &spec.containers {
+        let code = exit_code(pod, spec, seen, Role::Main, &container.name);
+        // Also one that ended in an earlier sandbox.
+        if code.is_some_and(|code| stays_ended(spec, Role::Main, code)) {
+            continue;
+        }
         start_if_due(pod, Role::Main, container, in_sandbox(&container.name), (seen, memory, now), &mut plan);
     }
     remove_old(seen, spec, &mut plan);
@@ -238,7 +286,7 @@ fn start_if_due(
     (seen, memory, now): (&Seen, &Memory, Moment),
     plan: &mut Plan,
 ) {
-    let attempt = seen.newest(&container.name).map_or(0, |newest| newest.metadata.attempt + 1);
+    let attempt = next_attempt(pod, seen, role, &container.name);
     let start = Step::Start { name: container.name.clone(), attempt };
     let Some(status) = status else {
         plan.steps.push(start);
@@ -256,7 +304,7 @@ fn start_if_due(
             plan.steps.push(Step::Start { name: container.name.clone(), attempt: status.metadata.attempt })
         }
         ContainerState::Exited | ContainerState::Unknown => {
-            if stays_ended(pod.spec.as_ref().unwrap_or(&PodSpec::default()), role, status) {
+            if stays_ended(pod.spec.as_ref().unwrap_or(&PodSpec::default()), role, status.exit.exit_code) {
                 return;
             }
             match restart_wait(memory, container, status, now.wall) {

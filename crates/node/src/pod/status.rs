@@ -11,9 +11,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::{Memory, Waiting};
-use super::plan::Stage;
+use super::plan::{LOST_CODE, Stage, told};
 use super::seen::Seen;
 use super::{Role, spec};
+
+/// Conditions that the node tells, in upstream's order.
+const OWN_CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// What the node adds.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +27,14 @@ pub struct Facts {
     pub runtime_name: String,
     /// Why the pod was refused or evicted, if it was.
     pub refusal: Option<Waiting>,
+    /// The pod is being deleted, and nothing of it is left on the node.
+    pub over: bool,
 }
+
+/// What is told of a container that ran and of which nothing is left. Upstream: `convertToAPIContainerStatuses`, where
+/// the pod goes on, and `TerminatePod`, where it does not.
+const LOST: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
+const LOST_AT_END: &str = "The container could not be located when the pod was terminated";
 
 /// The status to tell.
 pub fn status(
@@ -57,10 +68,14 @@ pub fn status(
     new.pod_ip = ip.or(old.pod_ip.clone());
     new.pod_ips = new.pod_ip.as_ref().map(|ip| vec![PodIP { ip: ip.clone() }]);
     let view = View { pod, spec: &spec, stage, seen, memory, waiting, facts };
-    let inits: Vec<ContainerStatus> =
+    let mut inits: Vec<ContainerStatus> =
         spec.init_containers.iter().flatten().map(|container| view.container(Role::Init, container)).collect();
-    let mains: Vec<ContainerStatus> =
+    let mut mains: Vec<ContainerStatus> =
         spec.containers.iter().map(|container| view.container(Role::Main, container)).collect();
+    if facts.over {
+        end(&mut inits);
+        end(&mut mains);
+    }
     let phase = match old.phase.as_deref() {
         // An ended pod does not come back to life.
         Some(phase @ ("Succeeded" | "Failed")) => phase,
@@ -85,22 +100,27 @@ struct View<'a> {
 
 impl View<'_> {
     fn container(&self, role: Role, container: &Container) -> ContainerStatus {
-        let newest = self.seen.newest(&container.name).filter(|status| status.state != State::Created);
-        let old = self.old_status(role, &container.name);
+        let newest = self.seen.newest(&container.name);
+        // While the pod is cleaned up, its newest try may go before older ones.
+        let newest = newest.filter(|newest| !self.removed_after(role, container, newest));
+        let old = told(self.pod, role, &container.name);
         let mut status = ContainerStatus {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
             ..ContainerStatus::default()
         };
-        let Some(newest) = newest else {
-            // Nothing in the runtime: it never ran, or what ran is lost with its record.
-            let state = self.not_run(role, container);
-            status.restart_count = old.map_or(0, |old| old.restart_count);
-            status.last_state = old.and_then(|old| old.last_state.clone());
+        let Some(newest) = newest else { return self.forgotten(role, container, status) };
+        if newest.state == State::Created {
+            // Not started yet: it waits, and what ended before it is its last state.
+            let before = self.seen.before(newest);
+            status.restart_count =
+                before.map_or(newest.metadata.attempt, |before| before.metadata.attempt).try_into().unwrap_or(i32::MAX);
+            status.last_state =
+                before.map(|before| self.terminated(before)).or_else(|| old.and_then(|old| old.last_state.clone()));
             status.started = Some(false);
-            status.state = Some(state);
+            status.state = Some(self.not_run(role, container));
             return status;
-        };
+        }
         status.restart_count = i32::try_from(newest.metadata.attempt).unwrap_or(i32::MAX);
         status.container_id = Some(self.id(newest));
         status.image = newest.image.spec.user_specified_image.clone();
@@ -145,13 +165,34 @@ impl View<'_> {
         status.volume_mounts = (!mounts.is_empty()).then_some(mounts);
     }
 
-    fn old_status(&self, role: Role, name: &str) -> Option<&ContainerStatus> {
-        let status = self.pod.status.as_ref()?;
-        let list = match role {
-            Role::Init => status.init_container_statuses.as_ref(),
-            Role::Main => status.container_statuses.as_ref(),
-        };
-        list?.iter().find(|status| status.name == name)
+    /// Whether a later try than this one was told of, and was removed since.
+    fn removed_after(&self, role: Role, container: &Container, newest: &Status) -> bool {
+        let told = told(self.pod, role, &container.name).map_or(0, |told| told.restart_count);
+        self.stage != Stage::Wanted && i64::from(newest.metadata.attempt) < i64::from(told)
+    }
+
+    /// A container that the runtime does not know: it never ran, or what ran was removed or lost with its record.
+    fn forgotten(&self, role: Role, container: &Container, mut status: ContainerStatus) -> ContainerStatus {
+        let old = told(self.pod, role, &container.name);
+        let state = old.and_then(|old| old.state.as_ref());
+        if let Some(old) = old.filter(|_| state.is_some_and(|state| state.terminated.is_some())) {
+            return ContainerStatus { ready: old.ready && role == Role::Init, started: Some(false), ..old.clone() };
+        }
+        status.restart_count = old.map_or(0, |old| old.restart_count);
+        status.last_state = old.and_then(|old| old.last_state.clone());
+        status.started = Some(false);
+        let ran = state.is_some_and(|state| state.running.is_some());
+        let again = self.stage == Stage::Wanted && self.spec.restart_policy.as_deref() != Some("Never");
+        match (ran, again) {
+            (true, true) => {
+                status.restart_count += 1;
+                status.last_state = Some(lost(LOST));
+                status.state = Some(self.not_run(role, container));
+            }
+            (true, false) => status.state = Some(lost(LOST_AT_END)),
+            (false, _) => status.state = Some(self.not_run(role, container)),
+        }
+        status
     }
 
     fn reason_to_wait(&self, name: &str) -> Option<Waiting> {
@@ -194,6 +235,27 @@ impl View<'_> {
     }
 }
 
+fn lost(message: &str) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        exit_code: LOST_CODE,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some(message.into()),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+/// Makes everything of a pod that is over say how it ended: nobody knows that of what still waits.
+fn end(statuses: &mut [ContainerStatus]) {
+    for status in
+        statuses.iter_mut().filter(|status| status.state.as_ref().is_none_or(|state| state.terminated.is_none()))
+    {
+        status.state = Some(lost(LOST_AT_END));
+        status.ready = false;
+        status.started = Some(false);
+    }
+}
+
 fn waits(waiting: Waiting) -> ContainerState {
     let waiting = ContainerStateWaiting {
         reason: Some(waiting.reason),
@@ -225,7 +287,7 @@ fn phase(spec: &PodSpec, stage: Stage, inits: &[ContainerStatus], mains: &[Conta
         return "Failed";
     }
     if !inits.iter().all(|status| status.ready) {
-        return if stage == Stage::Wanted { "Pending" } else { ended_phase(spec, mains, &exit) };
+        return if stage == Stage::Wanted { "Pending" } else { ended_phase(spec, stage, mains, &exit) };
     }
     let running =
         mains.iter().filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some())).count();
@@ -233,12 +295,13 @@ fn phase(spec: &PodSpec, stage: Stage, inits: &[ContainerStatus], mains: &[Conta
     match (waiting, running) {
         (1.., _) => "Pending",
         (0, 1..) => "Running",
-        _ => ended_phase(spec, mains, &exit),
+        _ => ended_phase(spec, stage, mains, &exit),
     }
 }
 
 fn ended_phase(
     spec: &PodSpec,
+    stage: Stage,
     mains: &[ContainerStatus],
     exit: &impl Fn(&ContainerStatus) -> Option<i32>,
 ) -> &'static str {
@@ -246,6 +309,14 @@ fn ended_phase(
         return "Pending";
     }
     match spec.restart_policy.as_deref() {
+        // It ends whatever its policy says. Upstream: `podIsTerminal`.
+        _ if stage != Stage::Wanted => {
+            if mains.iter().all(|status| exit(status) == Some(0)) {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
         Some("Never") | Some("OnFailure") if mains.iter().all(|status| exit(status) == Some(0)) => "Succeeded",
         Some("Never") => "Failed",
         _ => "Running",
@@ -302,10 +373,27 @@ fn conditions(
         })
         .collect();
     // Conditions of others stay as they are.
-    let owned = |condition: &PodCondition| conditions.iter().any(|own| own.type_ == condition.type_);
-    let others: Vec<PodCondition> = old.iter().filter(|condition| !owned(condition)).cloned().collect();
-    conditions.extend(others);
+    conditions.extend(old.iter().filter(|condition| is_others(condition)).cloned());
     conditions
+}
+
+/// Whether a condition is not the node's to tell.
+fn is_others(condition: &PodCondition) -> bool {
+    !OWN_CONDITIONS.contains(&condition.type_.as_str())
+}
+
+/// The status that was told, with the conditions that others have told meanwhile.
+pub fn with_others_conditions(told: &PodStatus, api: Option<&PodStatus>) -> PodStatus {
+    let mut status = told.clone();
+    let of_others = |status: Option<&PodStatus>| -> Vec<PodCondition> {
+        let all = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        all.iter().filter(|condition| is_others(condition)).cloned().collect()
+    };
+    if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|condition| !is_others(condition));
+        conditions.extend(of_others(api));
+    }
+    status
 }
 
 #[cfg(test)]

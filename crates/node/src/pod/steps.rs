@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cri::{ContainerState, ImageSpec, Mount, PullImageRequest};
+use client::ClientError;
+use cri::{ContainerState, ImageSpec, KeyValue, Mount, PullFailure, PullImageRequest};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use reconcile::Severity;
 
@@ -21,8 +22,16 @@ use crate::{hook, refs, volume};
 
 /// Hooks that nobody limits otherwise.
 const HOOK_LIMIT: Duration = Duration::from_secs(600);
+/// A pod that ends waits so long for the service rules to let go of it.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(5);
+/// What could not be refreshed without the API is tried again after this.
+const STALE_RETRY: Duration = Duration::from_secs(10);
+/// Volumes of ConfigMaps and Secrets are compared with them this often. Upstream: `syncFrequency`.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// A failed step about volumes, sandboxes or creation is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
+/// A container whose image has no valid name is looked at again after this.
+const INVALID_RETRY: Duration = Duration::from_secs(10);
 /// As much of a termination message as is told. Upstream: `MaxContainerTerminationMessageLength`.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
@@ -34,6 +43,8 @@ pub enum Went {
     Waits(Waiting, Duration),
     /// It is tried again after a while.
     Failed(Duration),
+    /// It was given up, because the pod is to end.
+    Cancelled,
 }
 
 /// What a step that went well leaves to remember.
@@ -47,6 +58,7 @@ pub enum Effect {
         name: String,
         /// It ran before and had ended: this counts for the wait before the next try.
         again: bool,
+        environment: Vec<KeyValue>,
     },
     /// The pod is out of the rules.
     Withdrawn,
@@ -71,7 +83,7 @@ pub struct Subject {
 pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
     let pod = &*subject.pod;
     match step {
-        Step::PrepareVolumes => prepare_volumes(context, pod).await,
+        Step::PrepareVolumes => prepare_volumes(context, subject).await,
         Step::CreateSandbox { attempt } => create_sandbox(context, subject, *attempt).await,
         Step::Start { name, attempt } => start(context, subject, name, *attempt).await,
         Step::Kill { id, name, grace_seconds, why } => kill(context, subject, (id, name), *grace_seconds, why).await,
@@ -85,7 +97,12 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
             done(removed, "remove sandbox")
         }
         Step::Withdraw => {
-            context.rules.withdraw(super::uid(pod)).await;
+            if stdx::timeout(WITHDRAW_LIMIT, context.rules.withdraw(super::uid(pod))).await.is_err() {
+                tracing::warn!(
+                    pod = name(pod),
+                    "the service rules do not answer; the pod ends while they may still name it"
+                );
+            }
             Went::Well(Effect::Withdrawn)
         }
         Step::CleanUp => clean_up(context, subject).await,
@@ -106,10 +123,14 @@ fn pod_ip(subject: &Subject) -> Option<IpAddr> {
     subject.seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip)
 }
 
-async fn prepare_volumes(context: &Context, pod: &Pod) -> Went {
+async fn prepare_volumes(context: &Context, subject: &Subject) -> Went {
+    let pod = &*subject.pod;
     let names = refs::of_volumes(pod);
+    // Without an API, volumes that are in place stay as they are.
+    let as_they_are = |error: &ClientError| subject.memory.prepared && error.status().is_none();
     let found = match refs::fetch(&context.client, pod, &names).await {
         Ok(found) => found,
+        Err(error) if as_they_are(&error) => return Went::Well(Effect::Volumes(Some(STALE_RETRY))),
         Err(error) => {
             context.tell(
                 pod,
@@ -123,6 +144,7 @@ async fn prepare_volumes(context: &Context, pod: &Pod) -> Went {
     };
     let tokens = match context.tokens(pod, &volume::tokens_wanted(pod)).await {
         Ok(tokens) => tokens,
+        Err(error) if as_they_are(&error) => return Went::Well(Effect::Volumes(Some(STALE_RETRY))),
         Err(error) => {
             context.tell(
                 pod,
@@ -137,7 +159,7 @@ async fn prepare_volumes(context: &Context, pod: &Pod) -> Went {
     let sources = context.sources(pod, None);
     if let Err(error) = volume::prepare(&context.roots, pod, &found, &sources, &tokens.values) {
         context.tell(pod, "", Severity::Warning, "FailedMount", crate::told(&error));
-        return Went::Failed(RETRY);
+        return Went::Failed(if subject.memory.prepared { STALE_RETRY } else { RETRY });
     }
     if let Err(error) = context.cgroups.create(pod) {
         context.tell(
@@ -149,7 +171,8 @@ async fn prepare_volumes(context: &Context, pod: &Pod) -> Went {
         );
         return Went::Failed(RETRY);
     }
-    Went::Well(Effect::Volumes(tokens.refresh_after))
+    let again = (names != refs::Names::default()).then_some(LOOK_AGAIN);
+    Went::Well(Effect::Volumes(tokens.refresh_after.into_iter().chain(again).min()))
 }
 
 async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> Went {
@@ -202,20 +225,9 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
             return wait("CreateContainerError", error.to_string());
         }
     }
-    let envs = match refs::fetch(&context.client, pod, &refs::of_environment(container)).await {
-        Ok(found) => {
-            let sources = Sources {
-                config_maps: found.config_maps,
-                secrets: found.secrets,
-                ..context.sources(pod, pod_ip(subject))
-            };
-            environment(pod, container, &sources)
-        }
-        Err(error) => return wait("CreateContainerConfigError", error.to_string()),
-    };
-    let envs = match envs {
+    let envs = match variables(context, subject, container).await {
         Ok(envs) => envs,
-        Err(error) => return wait("CreateContainerConfigError", error.to_string()),
+        Err(message) => return wait("CreateContainerConfigError", message),
     };
     let mounts = match mounts(context, pod, container, attempt, pod_ip(subject)) {
         Ok(mounts) => mounts,
@@ -224,6 +236,7 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     if let Err(message) = not_root(context, pod, container).await {
         return wait("CreateContainerConfigError", message);
     }
+    let started = Effect::Started { name: name.to_owned(), again, environment: envs.clone() };
     let config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
     let id = match context.runtime.create_container(&sandbox.id, config).await {
         Ok(id) => id,
@@ -234,11 +247,31 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     if let Err(error) = context.runtime.start_container(&id).await {
         // The runtime keeps it as ended with what went wrong; restarts go by that.
         context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {error}"));
-        return Went::Well(Effect::Started { name: name.to_owned(), again });
+        return Went::Well(started);
     }
     context.tell(pod, &field, Severity::Normal, "Started", "Container started".into());
     after_start(context, subject, container, &id).await;
-    Went::Well(Effect::Started { name: name.to_owned(), again })
+    Went::Well(started)
+}
+
+/// The container's environment; without an API, what it was last started with.
+async fn variables(context: &Context, subject: &Subject, container: &Container) -> Result<Vec<KeyValue>, String> {
+    let pod = &*subject.pod;
+    let before = subject.memory.environments.get(&container.name);
+    if let Some(before) = before.filter(|_| !context.services.is_synced()) {
+        return Ok(before.clone());
+    }
+    let found = match (refs::fetch(&context.client, pod, &refs::of_environment(container)).await, before) {
+        (Ok(found), _) => found,
+        (Err(error), Some(before)) if error.status().is_none() => {
+            tracing::warn!(pod = name(pod), %error, "variables not read; the container gets those of before");
+            return Ok(before.clone());
+        }
+        (Err(error), _) => return Err(crate::told(&error)),
+    };
+    let sources =
+        Sources { config_maps: found.config_maps, secrets: found.secrets, ..context.sources(pod, pod_ip(subject)) };
+    environment(pod, container, &sources).map_err(|error| error.to_string())
 }
 
 /// Runs the postStart hook; a failed one ends the container.
@@ -280,7 +313,18 @@ async fn image(context: &Context, subject: &Subject, container: &Container) -> R
         context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {}", why.reason));
         Went::Well(Effect::PullFailed { image: image.clone(), why })
     };
-    let present = context.runtime.image_status(&image_spec).await.map_err(|error| failed(&error))?;
+    let present = match context.runtime.image_status(&image_spec).await {
+        Ok(present) => present,
+        Err(cri::Error::ImagePull { failure: PullFailure::InvalidReference, message }) => {
+            // Not a failed pull: no wait between pulls makes it better.
+            let error = cri::Error::ImagePull { failure: PullFailure::InvalidReference, message };
+            let why = images::failure(&image, &error);
+            context.tell(pod, &field, Severity::Warning, "InspectFailed", why.message.clone());
+            context.tell(pod, &field, Severity::Warning, "Failed", format!("Error: {}", why.reason));
+            return Err(Went::Waits(why, INVALID_RETRY));
+        }
+        Err(error) => return Err(failed(&error)),
+    };
     match images::verdict(container, present.is_some(), &subject.memory, stdx::wall()) {
         Verdict::Use => {
             let message =
@@ -488,6 +532,7 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
     match removed {
         Ok(()) => {
             context.rules.forget(super::uid(&subject.pod));
+            context.kept.forget(super::uid(&subject.pod));
             Went::Well(Effect::Cleaned)
         }
         Err(error) => {

@@ -135,29 +135,4 @@ fn says_something(value: &Value, harmless: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(json: &str, expected: &[&str]) {
-        let pod: Pod = serde_json::from_str(json).unwrap();
-        assert_eq!(used(&pod), expected);
-    }
-
-    #[test]
-    fn names_the_field_by_its_path() {
-        check(
-            r#"{"spec":{"containers":[{"name":"a"},{"name":"b","ports":[{"containerPort":1,"hostPort":2}]}]}}"#,
-            &["spec.containers[1].ports[0].hostPort"],
-        );
-        check(r#"{"spec":{"containers":[],"hostNetwork":true,"hostPID":false}}"#, &["spec.hostNetwork"]);
-        check(
-            r#"{"spec":{"containers":[],"volumes":[{"name":"x","emptyDir":{"medium":"Memory"}},{"name":"y","nfs":{"server":"s","path":"p"}}]}}"#,
-            &["spec.volumes[1].nfs"],
-        );
-    }
-
-    #[test]
-    fn defaults_are_not_uses() {
-        check(r#"{"spec":{"containers":[{"name":"a","livenessProbe":{"httpGet":{"port":1,"scheme":"HTTP"}}}]}}"#, &[]);
-    }
-}
+mod tests;

@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, watch};
 use super::memory::{Health, Memory, Tries, Waiting};
 use super::plan::{Moment, Plan, Stage, Step, plan};
 use super::seen::Seen;
-use super::status::{Facts, status};
+use super::status::{Facts, status, with_others_conditions};
 use super::steps::{self, Effect, Subject, Went, field_of};
 use super::{containers, name, namespace, spec, uid, unhonoured};
 use crate::agent::Context;
+use crate::checkpoint::Checkpoint;
 use crate::probe::{Asked, Found, Purpose, Tally, ask};
 
 /// Messages to a worker that wait; senders wait when there are more.
@@ -47,8 +48,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts a worker for a pod.
-    pub fn start(context: Arc<Context>, pod: Pod) -> Handle {
+    /// Starts a worker for a pod, with what an earlier agent left about it.
+    pub fn start(context: Arc<Context>, pod: Pod, accepted: Option<Checkpoint>) -> Handle {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (desired, wanted) = watch::channel(Desired::default());
         let cancel = context.tasks.cancel().clone();
@@ -59,15 +60,25 @@ impl Handle {
             pod: Arc::new(pod),
             gone: false,
             seen: Arc::default(),
-            memory: Memory::default(),
-            probes: BTreeMap::new(),
+            memory: accepted.map_or_else(Memory::default, |accepted| Memory {
+                prepared: accepted.prepared,
+                environments: accepted.variables(),
+                ..Memory::default()
+            }),
+            running: Running::default(),
             queue: queue.clone(),
             desired,
+            saved: None,
             context: context.clone(),
             cancel,
         };
         context.tasks.spawn("pod", worker.run(messages));
         Handle { queue }
+    }
+
+    /// Whether the worker has ended.
+    pub fn is_over(&self) -> bool {
+        self.queue.is_closed()
     }
 
     /// Tells the worker; false when it has ended.
@@ -85,14 +96,24 @@ struct Worker {
     gone: bool,
     seen: Arc<Seen>,
     memory: Memory,
-    /// Running probers by container and purpose; dropping one ends it.
-    probes: BTreeMap<(String, Purpose), Stop>,
+    running: Running,
     queue: mpsc::Sender<Message>,
     desired: watch::Sender<Desired>,
+    /// The checkpoint as it was written last.
+    saved: Option<Checkpoint>,
     cancel: Cancel,
 }
 
-/// Ends a prober when dropped.
+/// What a worker has under way; dropping ends it.
+#[derive(Default)]
+struct Running {
+    /// Probers by container id and purpose.
+    probes: BTreeMap<(String, Purpose), Stop>,
+    /// Starts of containers, by name. A pod that is to end waits for no image.
+    starts: BTreeMap<String, Stop>,
+}
+
+/// Ends a task when dropped.
 struct Stop(Cancel);
 
 impl Drop for Stop {
@@ -106,6 +127,7 @@ impl Worker {
         let mut again = Some(Duration::ZERO);
         loop {
             let message = tokio::select! {
+                biased;
                 message = messages.recv() => message,
                 () = after(again) => Some(Message::Runtime),
             };
@@ -122,9 +144,13 @@ impl Worker {
                     continue;
                 }
             }
+            if self.stage() != Stage::Wanted {
+                self.running.starts.clear();
+            }
             let plan = self.plan();
             again = plan.again_within;
             self.tell_status(&plan);
+            self.save();
             if plan.finished && self.stage() != Stage::Wanted {
                 return;
             }
@@ -151,7 +177,12 @@ impl Worker {
                 Ok(mut pod) => {
                     // What this worker told last is newer than what comes back.
                     if let Some(told) = &self.desired.borrow().status {
-                        pod.status = Some(told.clone());
+                        pod.status = Some(with_others_conditions(told, pod.status.as_ref()));
+                    }
+                    let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+                    if self.memory.volumes_ready && told(&self.pod) != told(&pod) {
+                        // Files may tell of them.
+                        self.memory.refresh_at = Some(mono());
                     }
                     self.pod = Arc::new(pod);
                 }
@@ -165,10 +196,14 @@ impl Worker {
     }
 
     fn ended(&mut self, step: &Step, went: Went) {
-        let subject = step.subject();
-        self.memory.under_way.remove(&subject);
+        self.memory.under_way.remove(&step.subject());
+        let subject = step.retried();
         self.memory.retry_at.remove(&subject);
+        if let Step::Start { name, .. } = step {
+            self.running.starts.remove(name);
+        }
         match went {
+            Went::Cancelled => {}
             Went::Well(effect) => self.remember(effect),
             Went::Waits(waiting, left) => {
                 if let Step::Start { name, .. } = step {
@@ -185,11 +220,12 @@ impl Worker {
         match effect {
             Effect::Nothing => {}
             Effect::Volumes(refresh) => {
-                memory.volumes_ready = true;
+                (memory.volumes_ready, memory.prepared) = (true, true);
                 memory.refresh_at = refresh.map(|refresh| mono() + refresh);
             }
-            Effect::Started { name, again } => {
+            Effect::Started { name, again, environment } => {
                 memory.waiting.remove(&name);
+                memory.environments.insert(name.clone(), environment);
                 let tries = memory.restarts.get(&name).copied();
                 if again {
                     memory.restarts.insert(name, Tries::again(tries, wall()));
@@ -229,7 +265,7 @@ impl Worker {
         self.seen = Arc::new(seen);
         let running: Vec<(String, String)> =
             self.seen.running().map(|status| (status.id.clone(), status.metadata.name.clone())).collect();
-        self.probes.retain(|(id, _), _| running.iter().any(|(running, _)| running == id));
+        self.running.probes.retain(|(id, _), _| running.iter().any(|(running, _)| running == id));
         self.memory.health.retain(|id, _| running.iter().any(|(running, _)| running == id));
         self.memory.condemned.retain(|id, _| running.iter().any(|(running, _)| running == id));
         let spec = spec(&self.pod);
@@ -256,12 +292,12 @@ impl Worker {
             let key = (id.to_owned(), purpose);
             match probe {
                 Some(probe) if self.stage() == Stage::Wanted || purpose == Purpose::Readiness => {
-                    if !self.probes.contains_key(&key) {
+                    if !self.running.probes.contains_key(&key) {
                         let stop = self.start_prober(id, container, purpose, probe);
-                        self.probes.insert(key, stop);
+                        self.running.probes.insert(key, stop);
                     }
                 }
-                _ => drop(self.probes.remove(&key)),
+                _ => drop(self.running.probes.remove(&key)),
             }
         }
     }
@@ -290,11 +326,8 @@ impl Worker {
         };
         let (whole, own) = (self.cancel.clone(), cancel.clone());
         drop(stdx::spawn(async move {
-            tokio::select! {
-                () = whole.cancelled() => {}
-                () = own.cancelled() => {}
-                () = prober.run() => {}
-            }
+            // Ended either way, nobody asks for the outcome.
+            whole.run(own.run(prober.run())).await;
         }));
         Stop(cancel)
     }
@@ -348,9 +381,15 @@ impl Worker {
         }
         let subject = Subject { pod: self.pod.clone(), seen: self.seen.clone(), memory: Arc::new(self.memory.clone()) };
         let (context, queue, cancel) = (self.context.clone(), self.queue.clone(), self.cancel.clone());
+        let given_up = Cancel::default();
+        if let Step::Start { name, .. } = &step {
+            self.running.starts.insert(name.clone(), Stop(given_up.clone()));
+        }
         drop(stdx::spawn(async move {
+            let run = given_up.run(steps::run(&context, &subject, &step));
             // A cancelled step is done again by the next agent: each is idempotent.
-            if let Some(went) = cancel.run(steps::run(&context, &subject, &step)).await {
+            if let Some(went) = cancel.run(run).await {
+                let went = went.unwrap_or(Went::Cancelled);
                 // A worker that ended wants no answers.
                 drop(queue.send(Message::Step(step, went)).await);
             }
@@ -362,6 +401,7 @@ impl Worker {
             host_ip: self.context.host_ip.clone(),
             runtime_name: self.context.runtime_name.clone(),
             refusal: None,
+            over: plan.finished && self.stage() != Stage::Wanted,
         };
         let new = status(&self.pod, self.stage(), &self.seen, &self.memory, &plan.waiting, &facts, wall());
         for (container, waiting) in plan.waiting.iter().filter(|(_, waiting)| waiting.reason == "CrashLoopBackOff") {
@@ -390,6 +430,23 @@ impl Worker {
             *desired = Desired { status: Some(new), delete: gone, gone: known };
             changed
         });
+    }
+}
+
+impl Worker {
+    /// Keeps what the next agent needs to go on without an API. A pod that ends needs none.
+    fn save(&mut self) {
+        if self.stage() != Stage::Wanted {
+            return;
+        }
+        let checkpoint = Checkpoint::new((*self.pod).clone(), self.memory.prepared, &self.memory.environments);
+        if self.saved.as_ref() == Some(&checkpoint) {
+            return;
+        }
+        match checkpoint.write(&self.context.roots.memory) {
+            Ok(()) => self.saved = Some(checkpoint),
+            Err(error) => tracing::warn!(pod = name(&self.pod), %error, "checkpoint not written"),
+        }
     }
 }
 
@@ -520,6 +577,7 @@ impl Prober {
         stdx::sleep(seconds(self.probe.initial_delay_seconds, 0).saturating_sub(running_for)).await;
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
         let mut tally = Tally::new(self.purpose);
+        let mut told = None;
         loop {
             let next = mono() + period;
             let asked = Asked {
@@ -534,6 +592,9 @@ impl Prober {
                 Found::Good => None,
                 Found::Bad(why) => Some(why),
             };
+            // A verdict that stays the same is no news.
+            let verdict = verdict.filter(|verdict| told != Some(*verdict));
+            told = verdict.or(told);
             if verdict.is_some() || failure.is_some() {
                 let message = Message::Probe { container_id: self.id.clone(), purpose: self.purpose, verdict, failure };
                 if self.queue.send(message).await.is_err() {

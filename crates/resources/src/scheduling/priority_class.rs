@@ -41,7 +41,7 @@ pub static PRIORITY_CLASS: ResourceDef<PriorityClass> = ResourceDef {
             Cell::Int(class.value.unwrap_or(0).into())
         }),
         column("Global-Default", "boolean", "Whether pods without a class get this one.", |class| {
-            Cell::Text(class.global_default.unwrap_or(false).to_string())
+            Cell::Bool(class.global_default.unwrap_or(false))
         }),
         age(),
         column("PreemptionPolicy", "string", "Whether pods of the class push others out.", |class| {

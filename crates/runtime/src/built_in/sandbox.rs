@@ -197,10 +197,11 @@ impl Inner {
 
     /// A supervisor is gone, on demand or not: what it left behind is ended and marked.
     fn supervisor_lost(&self, sandbox: &Arc<Sandbox>) {
-        sandbox.supervisor.send_replace(None);
+        // In this order: who finds no supervisor finds no container that still counts as running.
         for container in self.containers_of(&sandbox.id) {
             self.lose_container(&container);
         }
+        sandbox.supervisor.send_replace(None);
         let expected = !std::mem::take(&mut lock(&sandbox.record).ready);
         if !expected {
             tracing::warn!(sandbox = sandbox.id, "pod supervisor ended unexpectedly");

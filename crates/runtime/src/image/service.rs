@@ -9,6 +9,7 @@ use stdx::BoxFuture;
 use tracing::warn;
 
 use super::error::ImageError;
+use super::reference::normalise;
 use super::store::{Image, ImageStore};
 use crate::source::{ImageRoot, ImageSource};
 
@@ -23,6 +24,11 @@ impl ImageService for ImageStore {
 
     fn image_status<'a>(&'a self, image: &'a ImageSpec) -> BoxFuture<'a, Result<Option<cri::Image>>> {
         let found = self.image(&image.image).map(|found| found.map(contract)).map_err(internal);
+        // What cannot be a name is said to be none, rather than absent.
+        let found = match normalise(&image.image) {
+            Err(error) if matches!(found, Ok(None)) => Err(of_pull(ImageError::Reference(error))),
+            _ => found,
+        };
         Box::pin(std::future::ready(found))
     }
 

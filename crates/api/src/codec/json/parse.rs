@@ -49,9 +49,8 @@ impl Faults<'_> {
     fn member(&mut self, path: &str, repeated: bool) {
         let unknown = self.unknown.iter().any(|unknown| unknown == path);
         let inside_unknown = || {
-            let inside = |outer: &String| {
-                path.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']))
-            };
+            let inside =
+                |outer: &String| path.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']));
             self.unknown.iter().any(inside)
         };
         let fault = match (unknown, repeated) {

@@ -1,1 +1,238 @@
-//! Cases.
+//! Cases: what is done next for a pod, given what runs of it.
+
+use cri::{ContainerExit, ContainerMetadata, ContainerTimes, PodSandboxMetadata, PodSandboxStatus};
+
+use super::super::memory::Tries;
+use super::*;
+
+const NOW: i64 = 1_000_000;
+
+fn moment() -> Moment {
+    Moment { wall: Timestamp::from_second(NOW).unwrap(), mono: Mono(Duration::from_secs(1000)) }
+}
+
+fn pod(spec: &str) -> Pod {
+    serde_json::from_str(&format!(
+        r#"{{"metadata":{{"name":"p","namespace":"n","uid":"u"}},"spec":{{"terminationGracePeriodSeconds":20,{spec}}}}}"#
+    ))
+    .unwrap()
+}
+
+const TWO: &str = r#""containers":[{"name":"a"},{"name":"b"}]"#;
+const INITS: &str = r#""initContainers":[{"name":"i"},{"name":"j"}],"containers":[{"name":"a"}]"#;
+
+fn sandbox(attempt: u32, state: PodSandboxState) -> PodSandboxStatus {
+    PodSandboxStatus {
+        id: format!("s{attempt}"),
+        metadata: PodSandboxMetadata { attempt, ..PodSandboxMetadata::default() },
+        state,
+        ..PodSandboxStatus::default()
+    }
+}
+
+fn container(name: &str, attempt: u32, state: ContainerState, code: i32) -> ContainerStatus {
+    ContainerStatus {
+        id: format!("{name}{attempt}"),
+        pod_sandbox_id: "s0".into(),
+        metadata: ContainerMetadata { name: name.into(), attempt },
+        state,
+        times: ContainerTimes { finished_at: (NOW - 1) * 1_000_000_000, ..ContainerTimes::default() },
+        exit: ContainerExit { exit_code: code, ..ContainerExit::default() },
+        ..ContainerStatus::default()
+    }
+}
+
+fn running(name: &str) -> ContainerStatus {
+    container(name, 0, ContainerState::Running, 0)
+}
+
+fn exited(name: &str, code: i32) -> ContainerStatus {
+    container(name, 0, ContainerState::Exited, code)
+}
+
+/// A pod with its sandbox up and these containers, newest first.
+fn up(containers: impl IntoIterator<Item = ContainerStatus>) -> Seen {
+    Seen { sandboxes: vec![sandbox(0, PodSandboxState::Ready)], containers: containers.into_iter().collect() }
+}
+
+fn ready() -> Memory {
+    Memory { volumes_ready: true, ..Memory::default() }
+}
+
+/// The steps in short: `start a#0`, `kill a (20s)`.
+fn shown(plan: &Plan) -> Vec<String> {
+    let shown = |step: &Step| match step {
+        Step::PrepareVolumes => "volumes".into(),
+        Step::CreateSandbox { attempt } => format!("sandbox #{attempt}"),
+        Step::Start { name, attempt } => format!("start {name} #{attempt}"),
+        Step::Kill { name, grace_seconds, .. } => format!("kill {name} ({grace_seconds}s)"),
+        Step::RemoveContainer { id } => format!("remove {id}"),
+        Step::StopSandbox { id } => format!("stop {id}"),
+        Step::RemoveSandbox { id } => format!("forget {id}"),
+        Step::Withdraw => "withdraw".into(),
+        Step::CleanUp => "clean up".into(),
+    };
+    plan.steps.iter().map(shown).collect()
+}
+
+#[track_caller]
+fn check(pod: &Pod, seen: &Seen, memory: &Memory, expected: &[&str]) {
+    assert_eq!(shown(&plan(pod, Stage::Wanted, seen, memory, moment())), expected);
+}
+
+#[test]
+fn volumes_then_the_sandbox_then_the_containers() {
+    let pod = pod(TWO);
+    check(&pod, &Seen::default(), &Memory::default(), &["volumes"]);
+    check(&pod, &Seen::default(), &ready(), &["sandbox #0"]);
+    check(&pod, &up([]), &ready(), &["start a #0", "start b #0"]);
+    check(&pod, &up([running("a")]), &ready(), &["start b #0"]);
+    check(&pod, &up([running("a"), running("b")]), &ready(), &[]);
+}
+
+#[test]
+fn init_containers_run_one_after_the_other_and_before_the_rest() {
+    let pod = pod(INITS);
+    check(&pod, &up([]), &ready(), &["start i #0"]);
+    check(&pod, &up([running("i")]), &ready(), &[]);
+    check(&pod, &up([exited("i", 0)]), &ready(), &["start j #0"]);
+    check(&pod, &up([exited("i", 0), exited("j", 1)]), &ready(), &["start j #1"]);
+    check(&pod, &up([exited("i", 0), exited("j", 0)]), &ready(), &["start a #0"]);
+}
+
+#[test]
+fn what_is_under_way_is_not_begun_twice() {
+    let mut memory = ready();
+    memory.under_way.insert("container a".into());
+    check(&pod(TWO), &up([]), &memory, &["start b #0"]);
+    let mut memory = Memory::default();
+    memory.under_way.insert("pod".into());
+    check(&pod(TWO), &Seen::default(), &memory, &[]);
+}
+
+#[test]
+fn restart_policies() {
+    let policy = |policy: &str| pod(&format!(r#""restartPolicy":"{policy}",{TWO}"#));
+    let seen = up([exited("a", 0), exited("b", 1)]);
+    check(&policy("Always"), &seen, &ready(), &["start a #1", "start b #1"]);
+    check(&policy("OnFailure"), &seen, &ready(), &["start b #1"]);
+    // Never: the pod has ended, and its sandbox is of no use.
+    check(&policy("Never"), &seen, &ready(), &["stop s0"]);
+    check(&policy("OnFailure"), &up([exited("a", 0), exited("b", 0)]), &ready(), &["stop s0"]);
+    check(&policy("Never"), &up([exited("a", 0), running("b")]), &ready(), &[]);
+    let init = pod(&format!(r#""restartPolicy":"Never",{INITS}"#));
+    check(&init, &up([exited("i", 3)]), &ready(), &["stop s0"]);
+}
+
+#[test]
+fn a_crash_loop_waits_and_says_so() {
+    let pod = pod(TWO);
+    let mut memory = ready();
+    let wall = moment().wall;
+    memory.restarts.insert("a".into(), Tries::again(None, wall));
+    let plan = plan(&pod, Stage::Wanted, &up([exited("a", 1), running("b")]), &memory, moment());
+    assert_eq!((shown(&plan), plan.again_within), (vec![], Some(Duration::from_secs(9))));
+    let (name, waiting) = &plan.waiting[0];
+    assert_eq!((name.as_str(), waiting.reason.as_str()), ("a", "CrashLoopBackOff"));
+    assert_eq!(waiting.message, "back-off 10s restarting failed container=a pod=p_n(u)");
+}
+
+#[test]
+fn a_condemned_container_is_ended_within_its_probes_grace_period() {
+    let pod = pod(r#""containers":[{"name":"a","livenessProbe":{"terminationGracePeriodSeconds":3}},{"name":"b"}]"#);
+    let mut memory = ready();
+    memory.condemned.insert("a0".into(), "failed liveness probe, will be restarted".into());
+    memory.condemned.insert("b0".into(), "failed liveness probe, will be restarted".into());
+    check(&pod, &up([running("a"), running("b")]), &memory, &["kill a (3s)", "kill b (20s)"]);
+}
+
+#[test]
+fn a_lost_sandbox_takes_its_containers_along_and_is_made_anew() {
+    let pod = pod(TWO);
+    let mut seen = up([running("a"), exited("b", 0)]);
+    seen.sandboxes[0].state = PodSandboxState::NotReady;
+    check(&pod, &seen, &ready(), &["kill a (0s)"]);
+    seen.containers = vec![exited("a", 137), exited("b", 0)];
+    check(&pod, &seen, &ready(), &["sandbox #1"]);
+    seen.sandboxes.insert(0, sandbox(1, PodSandboxState::Ready));
+    check(&pod, &seen, &ready(), &["start a #1", "start b #1"]);
+}
+
+#[test]
+fn a_failed_start_waits_but_never_an_end() {
+    let pod = pod(TWO);
+    let mut memory = ready();
+    memory.retry_at.insert("container a".into(), moment().mono + Duration::from_secs(7));
+    let waits = plan(&pod, Stage::Wanted, &up([running("b")]), &memory, moment());
+    assert_eq!((shown(&waits), waits.again_within), (vec![], Some(Duration::from_secs(7))));
+    memory.stopping.insert("rules".into());
+    let ends = plan(&pod, Stage::Ending { grace_seconds: 5 }, &up([running("a")]), &memory, moment());
+    assert_eq!(shown(&ends), ["kill a (5s)"]);
+    // An end that failed is not tried again at once.
+    memory.retry_at.insert(ends.steps[0].retried(), moment().mono + Duration::from_secs(2));
+    let again = plan(&pod, Stage::Ending { grace_seconds: 5 }, &up([running("a")]), &memory, moment());
+    assert_eq!((shown(&again), again.again_within), (vec![], Some(Duration::from_secs(2))));
+}
+
+#[test]
+fn a_pod_ends_in_order() {
+    let pod = pod(TWO);
+    let mut memory = ready();
+    let stage = Stage::Ending { grace_seconds: 20 };
+    let next = |memory: &Memory, seen: &Seen| {
+        let plan = plan(&pod, stage, seen, memory, moment());
+        (shown(&plan), plan.finished)
+    };
+    let seen = up([running("a"), running("b")]);
+    assert_eq!(next(&memory, &seen), (vec!["withdraw".into()], false));
+    memory.under_way.insert("rules".into());
+    assert_eq!(next(&memory, &seen), (vec![], false), "nobody is told to end before the rules let go");
+    memory.under_way.clear();
+    memory.stopping.insert("rules".into());
+    assert_eq!(next(&memory, &seen), (vec!["kill a (20s)".into(), "kill b (20s)".into()], false));
+    let seen = up([exited("a", 0), running("b")]);
+    assert_eq!(next(&memory, &seen), (vec!["kill b (20s)".into()], false));
+    let seen = up([exited("a", 0), exited("b", 0)]);
+    memory.under_way.insert("container b".into());
+    assert_eq!(next(&memory, &seen), (vec![], false), "what starts or ends is waited for");
+    memory.under_way.clear();
+    assert_eq!(next(&memory, &seen), (vec!["clean up".into()], false));
+    memory.stopping.insert("pod".into());
+    assert_eq!(next(&memory, &Seen::default()), (vec![], true));
+}
+
+#[test]
+fn what_an_earlier_agent_left_is_adopted() {
+    let pod = pod(TWO);
+    // Made but not started: the same try again.
+    check(&pod, &up([container("a", 2, ContainerState::Created, 0), running("b")]), &ready(), &["start a #2"]);
+    check(&pod, &up([running("a"), running("b")]), &ready(), &[]);
+}
+
+#[test]
+fn two_tries_of_a_container_are_kept() {
+    let tries = [3, 2, 1, 0].map(|attempt| {
+        let state = if attempt == 3 { ContainerState::Running } else { ContainerState::Exited };
+        container("a", attempt, state, 1)
+    });
+    let mut seen = up(tries);
+    seen.containers.push(running("b"));
+    check(&pod(TWO), &seen, &ready(), &["remove a1", "remove a0"]);
+}
+
+#[test]
+fn tokens_are_refreshed_while_the_pod_runs() {
+    let mut memory = ready();
+    memory.refresh_at = Some(moment().mono + Duration::from_secs(30));
+    let seen = up([running("a"), running("b")]);
+    let later = plan(&pod(TWO), Stage::Wanted, &seen, &memory, moment());
+    assert_eq!((shown(&later), later.again_within), (vec![], Some(Duration::from_secs(30))));
+    memory.refresh_at = Some(moment().mono);
+    check(&pod(TWO), &seen, &memory, &["volumes"]);
+}
+
+#[test]
+fn durations_are_told_as_go_tells_them() {
+    let shown = [10, 160, 300, 3661].map(|seconds| go_duration(Duration::from_secs(seconds)));
+    assert_eq!(shown, ["10s", "2m40s", "5m0s", "1h1m1s"]);
+}

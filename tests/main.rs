@@ -1,0 +1,17 @@
+//! End-to-end tests: the release binary, real kubectl, real containers, on machines of the tests' own.
+//!
+//! Run by `cargo xtask test`, which builds and fetches what they use.
+
+mod clock;
+mod cluster;
+mod load;
+mod machine;
+mod script;
+
+mod crashes;
+mod example;
+mod faults;
+mod kubectl;
+mod pods;
+mod rollouts;
+mod security;

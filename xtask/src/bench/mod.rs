@@ -1,0 +1,93 @@
+//! `cargo xtask bench NAME [--peer FOLDER]`: what the budgets speak of, measured on the release binary.
+//!
+//! Every bench runs in network, mount and process namespaces of its own, so that nothing it starts outlives it or
+//! meets a cluster that runs on the machine.
+
+mod api;
+mod load;
+mod memory;
+mod peer;
+mod pod_start;
+mod ready;
+mod report;
+mod server;
+mod stage;
+mod watches;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{example, release};
+use report::Report;
+use stage::Stage;
+
+/// What to measure, and beside whom.
+#[derive(clap::Args)]
+pub struct Options {
+    /// One of the benches, or `all`.
+    name: String,
+    /// A folder with another Kubernetes' `kube-apiserver` and its `etcd`, which then bear the same load.
+    #[arg(long, value_name = "FOLDER")]
+    peer: Option<PathBuf>,
+    /// A binary built before, in place of a build of this checkout.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+type Bench = fn(&Stage) -> Result<Report>;
+
+/// The benches, in the order in which `all` runs them.
+const BENCHES: &[(&str, Bench)] = &[
+    ("ready", ready::run),
+    ("memory", memory::run),
+    ("pod-start", pod_start::run),
+    ("creates", api::creates),
+    ("gets", api::gets),
+    ("lists", api::lists),
+    ("watches", watches::run),
+];
+
+/// Says that this process is inside its namespaces already, and where the prepared files are.
+const INSIDE: &str = "ISOPOD_BENCH_FILES";
+
+/// Measures and prints one table a bench.
+pub fn run(options: &Options) -> Result<()> {
+    let chosen: Vec<_> = BENCHES.iter().filter(|(name, _)| options.name == "all" || options.name == *name).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
+        bail!("no bench is named {}; there are {} and all", options.name, names.join(", "));
+    }
+    let Some(files) = std::env::var_os(INSIDE) else { return enter(options) };
+    let (isopod, archive) = prepared(Path::new(&files));
+    let stage = Stage::new(isopod, archive, options.peer.clone())?;
+    for (name, bench) in chosen {
+        let report = bench(&stage).with_context(|| format!("bench {name}"))?;
+        println!("{}", report.table(name));
+    }
+    Ok(())
+}
+
+fn prepared(folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join("isopod"), folder.join("image.tar"))
+}
+
+/// Builds what needs the network, then goes on as the child of a first process in namespaces of its own.
+fn enter(options: &Options) -> Result<()> {
+    let release = release::build()?;
+    let folder = std::env::temp_dir().join(format!("isopod-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let (isopod, archive) = prepared(&folder);
+    let built = options.binary.as_ref().unwrap_or(&release.isopod);
+    std::fs::copy(built, &isopod).with_context(|| format!("copy {}", built.display()))?;
+    let packed = example::archive(&release, example::IMAGE)?;
+    std::fs::copy(&packed, &archive).with_context(|| format!("copy {}", packed.display()))?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    // The first process of a process namespace inherits orphans; a shell reaps them while it waits.
+    unshare.args(["sh", "-c", "mount -t tmpfs isopod-bench /run && ip link set lo up && \"$@\"; ended=$?; rm -rf \"$0\"; exit $ended"]);
+    unshare.arg(&folder).arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
+    Err(unshare.env(INSIDE, &folder).exec()).context("run unshare, of the package util-linux")
+}
