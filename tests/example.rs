@@ -168,11 +168,12 @@ fn after_a_reboot_everything_comes_back() {
     cluster.kill();
     // What a reboot does: every process ends, what is mounted and what is in /run is gone, and so is the network.
     cluster.machine.shell(
-        "kill -9 $(ls /proc | grep -E '^[0-9]+$' | grep -v -x -e 1 -e $$) 2>/dev/null; sleep 0.2; \
-         awk -v data=\"$0\" 'index($2, \"/isopod-e2e-\") { print $2 }' /proc/self/mounts | sort -r | xargs -r -n1 umount -l; \
+        "kill -9 $(ls /proc | grep -E '^[0-9]+$' | grep -v -x -e 1 -e $$) 2>/dev/null; \
+         while grep -qa '^/api' /proc/[0-9]*/cmdline; do sleep 0.1; done; \
+         awk 'index($2, \"/isopod-e2e-\") { print $2 }' /proc/self/mounts | sort -r | xargs -r -n1 umount -l; \
          umount -l /run; mount -t tmpfs tmpfs /run; \
          for link in $(ip -o link | cut -d: -f2 | cut -d@ -f1 | grep -v -x ' lo'); do ip link del $link 2>/dev/null; done; \
-         nft flush ruleset",
+         nft flush ruleset; test \"$(ip -o link | wc -l)\" = 1",
     );
     assert!(folder.join("data").exists());
     cluster.up(&[]);

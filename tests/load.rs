@@ -13,6 +13,9 @@ use crate::clock;
 /// No answer may take longer.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// No name may take longer. It is short because a question asked of a server that just died is never answered.
+const NAME: Duration = Duration::from_millis(300);
+
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub enum Aim {
@@ -183,7 +186,7 @@ fn read_answer(connection: &mut BufReader<TcpStream>) -> std::io::Result<(String
 /// The first IPv4 address of a name.
 pub fn resolve(dns: SocketAddr, name: &str) -> std::io::Result<Ipv4Addr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.set_read_timeout(Some(NAME))?;
     socket.connect(dns)?;
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {

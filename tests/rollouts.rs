@@ -74,7 +74,7 @@ impl Watch {
         let events: Vec<Value> = self.events.iter().collect();
         for (number, event) in events.iter().enumerate() {
             census.see(event);
-            if number + 1 <= available_at_first {
+            if number < available_at_first {
                 // The pods that are there already come one by one.
                 census.fewest_available = usize::MAX;
             }

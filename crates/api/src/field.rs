@@ -46,12 +46,10 @@ impl<'a> Path<'a> {
 
 impl fmt::Display for Path<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = self.parent {
-            if !matches!(parent.segment, Segment::Root) {
-                fmt::Display::fmt(parent, formatter)?;
-                if matches!(self.segment, Segment::Field(_)) {
-                    formatter.write_str(".")?;
-                }
+        if let Some(parent) = self.parent.filter(|parent| !matches!(parent.segment, Segment::Root)) {
+            fmt::Display::fmt(parent, formatter)?;
+            if matches!(self.segment, Segment::Field(_)) {
+                formatter.write_str(".")?;
             }
         }
         match self.segment {

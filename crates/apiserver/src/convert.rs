@@ -35,15 +35,13 @@ pub(crate) fn tree(object: &Object, served: &Served) -> Outcome<Value> {
     Ok(tree)
 }
 
-/// The tree in the version that is stored.
-pub(crate) fn to_stored(tree: &Value, served: &Served) -> Outcome<Value> {
-    let mut tree = tree.clone();
+/// Turns a tree in the served version into one in the version that is stored.
+pub(crate) fn to_stored(tree: &mut Value, served: &Served) {
     if !is_stored(served) {
         let facts = served.facts();
-        rename(&mut tree, EVENT_FIELDS.iter().map(|(core, events)| (*events, *core)));
-        meta::set_type(&mut tree, &group_version(facts.group, stored_version(facts)), facts.kind);
+        rename(tree, EVENT_FIELDS.iter().map(|(core, events)| (*events, *core)));
+        meta::set_type(tree, &group_version(facts.group, stored_version(facts)), facts.kind);
     }
-    Ok(tree)
 }
 
 fn rename(tree: &mut Value, names: impl Iterator<Item = (&'static str, &'static str)> + Clone) {

@@ -72,7 +72,8 @@ fn parse(bytes: &[u8], encoding: Encoding, expected: &Expected<'_>) -> Outcome<P
                         let given = members.get(key).unwrap_or(&Value::Null);
                         if !matches!(given, Value::String(_) | Value::Null) {
                             let kind = given.type_name();
-                            let why = format!("json: cannot unmarshal {kind} into Go struct field .{key} of type string");
+                            let why =
+                                format!("json: cannot unmarshal {kind} into Go struct field .{key} of type string");
                             return Err(no_kind(DecodeError::Type(why)));
                         }
                     }

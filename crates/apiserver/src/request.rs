@@ -64,7 +64,8 @@ impl RequestInfo {
         } else if self.name.is_empty() && self.verb == "delete" {
             self.verb = "deletecollection".to_owned();
         }
-        if watch_prefix && matches!(self.verb.as_str(), "get" | "list") {
+        if watch_prefix {
+            // Whatever the method: so is it authorized, and only reading is served.
             self.verb = "watch".to_owned();
         }
         self
@@ -210,6 +211,8 @@ mod tests {
         check(Method::GET, "/api/v1/pods", "list v1 pods ns= name= rest=");
         check(Method::GET, "/api/v1/pods?watch=1", "watch v1 pods ns= name= rest=");
         check(Method::GET, "/api/v1/watch/pods", "watch v1 pods ns= name= rest=");
+        check(Method::POST, "/api/v1/watch/namespaces/a/pods", "watch v1 pods ns=a name= rest=");
+        check(Method::DELETE, "/api/v1/watch/namespaces/a/pods/x", "watch v1 pods ns=a name=x rest=");
         check(Method::GET, "/api/v1/pods?watch=false", "list v1 pods ns= name= rest=");
         check(Method::GET, "/api/v1/namespaces/a/pods/b/log", "get v1 pods/log ns=a name=b rest=");
         check(Method::GET, "/api/v1/namespaces/a", "get v1 namespaces ns=a name=a rest=");

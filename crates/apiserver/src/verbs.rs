@@ -14,6 +14,7 @@ use std::sync::Arc;
 use api::status::{Status, Target};
 use bytes::Bytes;
 use client::{Key, Object};
+use http::Method;
 
 use crate::answer::Answer;
 use crate::cache::{ResourceCache, Snapshot};
@@ -39,9 +40,11 @@ pub(crate) fn served(call: &Call<'_>) -> Outcome<Served> {
     let reads_all = matches!(info.verb.as_str(), "list" | "watch") && info.subresource.is_empty();
     let nowhere = info.namespace.is_empty() && served.is_namespaced() && !reads_all;
     let beyond = !info.rest.is_empty() && info.subresource != "proxy";
+    let written_watch = info.verb == "watch" && !matches!(call.method, Method::GET | Method::HEAD);
     match (stray || beyond, nowhere, info.name.is_empty()) {
         (true, _, _) | (_, true, false) => Err(Refusal::no_such_path()),
         (_, true, true) => Err(Refusal::no_such_method()),
+        _ if written_watch => Err(Refusal::no_such_method()),
         _ => Ok(served),
     }
 }

@@ -74,10 +74,10 @@ async fn a_watch_of_one_name_shows_no_other() {
     secret(&world, "other").await;
     let rule = json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["watch"], "resourceNames": ["mine"]});
     allow(&world, "eve", rule).await;
-    let target =
-        format!("/api/v1/watch/namespaces/default/secrets/mine?fieldSelector=metadata.name%3Dother&timeoutSeconds=1");
+    let target = "/api/v1/watch/namespaces/default/secrets/mine?fieldSelector=metadata.name%3Dother&timeoutSeconds=1"
+        .to_string();
     assert_eq!(
-        world.ask_as("eve", "GET", &target, Json::Null).await.failure(),
+        world.ask_as("eve", "GET", target, Json::Null).await.failure(),
         "400 BadRequest fieldSelector metadata.name doesn't match requested name"
     );
     let mut watch = world.watch("/api/v1/watch/namespaces/default/secrets/mine", &[("impersonate-user", "eve")]).await;
@@ -111,6 +111,8 @@ async fn what_lies_in_namespaces_is_only_read_across_them() {
     world.create(&format!("{DEFAULT}/configmaps"), map.clone()).await.ok();
     for (method, target, code) in [
         ("DELETE", "/api/v1/configmaps", 405),
+        ("POST", "/api/v1/watch/namespaces/default/configmaps", 405),
+        ("DELETE", "/api/v1/watch/namespaces/default/configmaps/a", 405),
         ("POST", "/api/v1/configmaps", 405),
         ("GET", "/api/v1/configmaps/default%2Fa", 404),
         ("DELETE", "/api/v1/configmaps/default%2Fa", 404),

@@ -305,34 +305,100 @@ fn fragment() -> impl Strategy<Value = String> {
     })
 }
 
-/// An object that is nearly right: whole, with pieces put into it.
-fn nearly() -> impl Strategy<Value = String> {
-    let wholes = one_of(&[
-        r#"{"metadata":{"name":"a"@}@}"#,
+/// Where objects are kept, and a good one with holes into which more can be put.
+const COLLECTIONS: &[(&str, &str)] = &[
+    ("/api/v1/namespaces/default/configmaps", r#"{"metadata":{"name":"a"@},"data":{"k":"v"@}@}"#),
+    ("/api/v1/namespaces/default/secrets", r#"{"metadata":{"name":"a"@},"stringData":{"k":"v"@}@}"#),
+    (
+        "/api/v1/namespaces/default/pods",
         r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"@},"spec":{"containers":[{"name":"c","image":"i"@}]@}@}"#,
-        r#"{"metadata":{"name":"a"@},"spec":{"ports":[{"port":80@}]@}@}"#,
-        r#"{"metadata":{"name":"a"@},"spec":{"selector":{"matchLabels":{"a":"b"}@},"template":{"metadata":{"labels":{"a":"b"}@},"spec":{"containers":[{"name":"c","image":"i"@}]@}}@}@}"#,
-        r#"{"metadata":{"name":"a"@},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]@}]@}"#,
-        r#"{"metadata":{"name":"a"@},"roleRef":{"kind":"ClusterRole","name":"view","apiGroup":"rbac.authorization.k8s.io"@},"subjects":[{"kind":"User","name":"x"@}]@}"#,
-        r#"{"metadata":{"name":"a"@},"addressType":"IPv4","endpoints":[{"addresses":["1.2.3.4"]@}]@}"#,
+    ),
+    ("/api/v1/namespaces/default/services", r#"{"metadata":{"name":"a"@},"spec":{"ports":[{"port":80@}]@}@}"#),
+    ("/api/v1/namespaces/default/serviceaccounts", r#"{"metadata":{"name":"a"@}@}"#),
+    (
+        "/api/v1/namespaces/default/endpoints",
+        r#"{"metadata":{"name":"a"@},"subsets":[{"addresses":[{"ip":"1.2.3.4"@}]@}]@}"#,
+    ),
+    (
+        "/api/v1/namespaces/default/events",
         r#"{"metadata":{"name":"a"@},"involvedObject":{"kind":"Pod","namespace":"default"@}@}"#,
-        r#"{"spec":{"resourceAttributes":{"verb":"get"@}@}@}"#,
-        r#"{"metadata":{"name":"a"@},"value":5@}"#,
-        r#"[{"op":"add","path":"/metadata/labels","value":{}@},{"op":"test","path":"/metadata/name","value":"a"@}]"#,
-    ]);
-    (wholes, vec((one_of(WORDS), fragment()), 12)).prop_map(|(whole, pieces)| {
-        let mut out = String::new();
-        for (index, part) in whole.split('@').enumerate() {
-            if index > 0 {
-                let (key, value) = &pieces[index % pieces.len()];
-                // Most holes stay empty, so that most objects get far.
-                if value.len() % 3 == 0 {
-                    out.push_str(&format!(",{key:?}:{value}"));
-                }
-            }
-            out.push_str(part);
+    ),
+    (
+        "/apis/events.k8s.io/v1/namespaces/default/events",
+        r#"{"metadata":{"name":"a"@},"regarding":{"kind":"Pod","namespace":"default"@}@}"#,
+    ),
+    ("/api/v1/namespaces", r#"{"metadata":{"name":"a"@}@}"#),
+    ("/api/v1/nodes", r#"{"metadata":{"name":"a"@},"spec":{"taints":[{"key":"k","effect":"NoSchedule"@}]@}@}"#),
+    (
+        "/apis/apps/v1/namespaces/default/deployments",
+        r#"{"metadata":{"name":"a"@},"spec":{"selector":{"matchLabels":{"a":"b"}@},"template":{"metadata":{"labels":{"a":"b"}@},"spec":{"containers":[{"name":"c","image":"i"@}]@}}@}@}"#,
+    ),
+    (
+        "/apis/apps/v1/namespaces/default/replicasets",
+        r#"{"metadata":{"name":"a"@},"spec":{"selector":{"matchLabels":{"a":"b"}@},"template":{"metadata":{"labels":{"a":"b"}@},"spec":{"containers":[{"name":"c","image":"i"@}]@}}@}@}"#,
+    ),
+    (
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+        r#"{"metadata":{"name":"a"@},"addressType":"IPv4","endpoints":[{"addresses":["1.2.3.4"]@}]@}"#,
+    ),
+    (
+        "/apis/coordination.k8s.io/v1/namespaces/default/leases",
+        r#"{"metadata":{"name":"a"@},"spec":{"holderIdentity":"x"@}@}"#,
+    ),
+    (
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        r#"{"metadata":{"name":"a"@},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]@}]@}"#,
+    ),
+    (
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+        r#"{"metadata":{"name":"a"@},"roleRef":{"kind":"ClusterRole","name":"view","apiGroup":"rbac.authorization.k8s.io"@},"subjects":[{"kind":"User","name":"x"@}]@}"#,
+    ),
+    ("/apis/scheduling.k8s.io/v1/priorityclasses", r#"{"metadata":{"name":"a"@},"value":5@}"#),
+    ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", r#"{"spec":{"resourceAttributes":{"verb":"get"@}@}@}"#),
+    (
+        "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+        r#"{"spec":{"user":"x","resourceAttributes":{"verb":"get"@}@}@}"#,
+    ),
+    ("/apis/authentication.k8s.io/v1/tokenreviews", r#"{"spec":{"token":"x"@}@}"#),
+];
+
+/// Puts pieces into the holes; most stay empty, so that most objects get far.
+fn filled(whole: &str, pieces: &[(&str, String, bool)]) -> String {
+    let mut out = String::new();
+    for (index, part) in whole.split('@').enumerate() {
+        let (key, value, used) = &pieces[index % pieces.len()];
+        if index > 0 && *used {
+            out.push_str(&format!(",{key:?}:{value}"));
         }
-        out
+        out.push_str(part);
+    }
+    out
+}
+
+/// Something done to an object of a kind, by and large as it should be.
+fn sensible() -> impl Strategy<Value = Asked> {
+    let pieces = vec((one_of(WORDS), fragment(), proptest::bool::weighted(0.12)), 8);
+    let what = (proptest::sample::select(COLLECTIONS), pieces, 0..12_usize, one_of(SUBRESOURCES));
+    let how = (vec(one_of(PARAMETERS), 0..2), one_of(ACCEPTS), 0..3_usize, fragment());
+    (what, how).prop_map(|(((path, whole), pieces, verb, subresource), (parameters, accept, kind, piece))| {
+        let whole = filled(whole, &pieces);
+        let patch =
+            ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+        let json = "application/json";
+        let named = format!("/a{subresource}");
+        let (method, name, content_type, body) = match verb {
+            0..=3 => ("POST", String::new(), json, whole),
+            4..=5 => ("PUT", named, json, whole),
+            6..=7 => ("PATCH", named, patch[kind.max(1)], whole),
+            8 => ("PATCH", named, patch[0], format!(r#"[{{"op":"add","path":"/metadata/labels","value":{piece}}}]"#)),
+            9 => ("DELETE", "/a".to_owned(), json, String::new()),
+            10 => ("POST", named, json, whole),
+            _ => ("GET", if kind == 0 { String::new() } else { "/a".to_owned() }, json, String::new()),
+        };
+        let target = format!("{path}{name}?{}", parameters.join("&"));
+        let mut headers = vec![("content-type", content_type), ("accept", accept)];
+        headers.retain(|(_, value)| !value.is_empty());
+        Asked { method, target, headers, body: body.into_bytes(), admin: true }
     })
 }
 
@@ -340,7 +406,8 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         1 => Just(Vec::new()),
         3 => fragment().prop_map(String::into_bytes),
-        6 => nearly().prop_map(String::into_bytes),
+        3 => (proptest::sample::select(COLLECTIONS), fragment())
+            .prop_map(|((_, whole), piece)| filled(whole, &[("x", piece, true)]).into_bytes()),
         1 => vec(any::<u8>(), 0..64),
         1 => vec(any::<u8>(), 0..64).prop_map(|tail| [b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12", &tail[..]].concat()),
         1 => vec(any::<u8>(), 0..64).prop_map(|tail| [b"k8s\0", &tail[..]].concat()),
@@ -350,7 +417,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn nonsense() -> impl Strategy<Value = Asked> {
     let method = one_of(&[
         "GET", "GET", "POST", "POST", "PUT", "PUT", "PATCH", "PATCH", "PATCH", "DELETE", "HEAD", "OPTIONS", "ZORK",
     ]);
@@ -372,6 +439,10 @@ fn asked() -> impl Strategy<Value = Asked> {
     )
 }
 
+fn asked() -> impl Strategy<Value = Asked> {
+    prop_oneof![2 => sensible(), 1 => nonsense()]
+}
+
 /// Failures of the server that upstream answers too, and what is said to be missing.
 const DOCUMENTED: &[&str] = &[
     "resourceVersion: Invalid value",
@@ -383,8 +454,9 @@ const DOCUMENTED: &[&str] = &[
 
 async fn check(world: &World, asked: &Asked) {
     let (code, text) = world.code(asked.admin, asked.method, &asked.target, &asked.headers, asked.body.clone()).await;
-    if std::env::var_os("FUZZSTAT").is_some() { eprintln!("STAT {} {} {code}", asked.method, asked.target.split('?').next().unwrap_or_default()); }
-    let excused = DOCUMENTED.iter().any(|words| text.contains(words));
+    // Upstream has no status of its own for most of what is wrong with a strategic merge patch: 500 without a reason.
+    let strategic = asked.headers.iter().any(|(_, value)| value.contains("strategic")) && !text.contains("reason");
+    let excused = strategic || DOCUMENTED.iter().any(|words| text.contains(words));
     assert!(code < 500 || excused, "{code} {text}\n{asked:?}\n{}", String::from_utf8_lossy(&asked.body));
 }
 

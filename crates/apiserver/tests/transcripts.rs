@@ -529,4 +529,15 @@ async fn events_are_one_thing_in_two_versions() {
     assert_eq!(listed["items"][0]["note"], "it runs");
     let found = world.get("/api/v1/events?fieldSelector=involvedObject.name%3Dp").await.ok().json();
     assert_eq!(names(&found), ["e"]);
+    let newer = json!({"metadata": {"name": "f"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "acme.com/c", "reportingInstance": "c-1",
+        "action": "Started", "reason": "Started", "note": "it runs", "type": "Normal"});
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let made = world.create(events, newer).await.ok().json();
+    assert_eq!((&made["apiVersion"], &made["note"]), (&json!("events.k8s.io/v1"), &json!("it runs")));
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2024-01-01T00:01:00.000000Z"}});
+    let patched = world.patch(&format!("{events}/f"), "merge", series).await.ok().json();
+    assert_eq!((&patched["series"]["count"], &patched["regarding"]["name"]), (&json!(2), &json!("p")));
+    let core = world.get("/api/v1/namespaces/default/events/f").await.ok().json();
+    assert_eq!((&core["message"], &core["reportingComponent"]), (&json!("it runs"), &json!("acme.com/c")));
 }

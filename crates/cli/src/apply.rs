@@ -29,7 +29,9 @@ pub enum ApplyError {
     Malformed { path: PathBuf, message: String },
     #[error("{path}: no matches for kind {kind:?} in version {version:?}")]
     UnknownKind { path: PathBuf, kind: String, version: String },
-    #[error("{path}: the namespace from the provided object {given:?} does not match the namespace {wanted:?}. You must pass '--namespace={given}' to perform this operation.")]
+    #[error(
+        "{path}: the namespace from the provided object {given:?} does not match the namespace {wanted:?}. You must pass '--namespace={given}' to perform this operation."
+    )]
     Namespace { path: PathBuf, given: String, wanted: String },
     #[error("{what}")]
     Refused {
@@ -112,7 +114,9 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ApplyError> {
         let mut inside = Vec::new();
         for entry in std::fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?.path();
-            let is_manifest = entry.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+            let is_manifest = entry
+                .extension()
+                .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
             if is_manifest {
                 inside.push(entry);
             }
@@ -126,10 +130,14 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ApplyError> {
 fn documents(path: &Path) -> Result<Vec<Value>, ApplyError> {
     let failed = |source| ApplyError::Read { path: path.into(), source };
     if std::fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
-        return Err(ApplyError::Malformed { path: path.into(), message: format!("larger than {FILE_BYTES_MAX} bytes") });
+        return Err(ApplyError::Malformed {
+            path: path.into(),
+            message: format!("larger than {FILE_BYTES_MAX} bytes"),
+        });
     }
     let text = std::fs::read(path).map_err(failed)?;
-    let malformed = |error: &dyn std::fmt::Display| ApplyError::Malformed { path: path.into(), message: error.to_string() };
+    let malformed =
+        |error: &dyn std::fmt::Display| ApplyError::Malformed { path: path.into(), message: error.to_string() };
     let limits = api::codec::Limits::default();
     let parsed = api::codec::yaml::parse_all(&text, &limits).map_err(|error| malformed(&error))?;
     let mut trees = Vec::new();
@@ -199,7 +207,8 @@ pub async fn apply(client: &Client, manifest: &Manifest) -> Result<Applied, Appl
             return Ok(Applied { manifest: manifest.clone(), outcome: Outcome::Created, object });
         };
         let current = present.tree().map_err(refused)?;
-        let last = api::meta::annotation(&current, LAST_APPLIED).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let last =
+            api::meta::annotation(&current, LAST_APPLIED).and_then(|text| serde_json::from_str::<Value>(text).ok());
         let patch = difference(last.as_ref(), &wanted, &current);
         if patch == Value::Object(Map::default()) {
             return Ok(Applied { manifest: manifest.clone(), outcome: Outcome::Unchanged, object: present });
@@ -297,7 +306,9 @@ mod tests {
 
     #[test]
     fn keeps_the_text_that_kubectl_keeps() {
-        let tree = value(r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x","namespace":"default"},"data":{"k":"<a&b>"}}"#);
+        let tree = value(
+            r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x","namespace":"default"},"data":{"k":"<a&b>"}}"#,
+        );
         let expected = "{\"apiVersion\":\"v1\",\"data\":{\"k\":\"\\u003ca\\u0026b\\u003e\"},\"kind\":\"ConfigMap\",\"metadata\":{\"annotations\":{},\"name\":\"x\",\"namespace\":\"default\"}}\n";
         assert_eq!(configuration(&tree), expected);
     }

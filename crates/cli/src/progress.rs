@@ -25,9 +25,13 @@ pub struct World {
 /// The state of an applied object.
 pub fn state(object: &Object, world: &World) -> State {
     match (&*object.kind().group, &*object.kind().kind) {
-        ("apps", "Deployment") => world.deployments.get_key(object.key()).map_or_else(gone, |deployment| deployment_state(deployment, world)),
+        ("apps", "Deployment") => {
+            world.deployments.get_key(object.key()).map_or_else(gone, |deployment| deployment_state(deployment, world))
+        }
         ("", "Pod") => world.pods.get_key(object.key()).map_or_else(gone, |pod| pod_state(pod)),
-        ("", "Service") => world.services.get_key(object.key()).map_or_else(gone, |service| service_state(service, world)),
+        ("", "Service") => {
+            world.services.get_key(object.key()).map_or_else(gone, |service| service_state(service, world))
+        }
         _ => State::Ready("applied".into()),
     }
 }
@@ -62,8 +66,12 @@ fn replica_failure(deployment: &api::value::Value) -> Option<String> {
 
 fn pods_of<'w>(deployment: &'w Object, world: &'w World) -> impl Iterator<Item = Arc<Object>> + 'w {
     let owned = |object: &Object, uid: &str| object.meta().is_controlled_by(uid);
-    let sets: Vec<Arc<Object>> =
-        world.replica_sets.by_namespace(deployment.namespace()).filter(|set| owned(set, deployment.uid())).cloned().collect();
+    let sets: Vec<Arc<Object>> = world
+        .replica_sets
+        .by_namespace(deployment.namespace())
+        .filter(|set| owned(set, deployment.uid()))
+        .cloned()
+        .collect();
     world
         .pods
         .by_namespace(deployment.namespace())
@@ -91,7 +99,9 @@ fn pod_state(pod: &Object) -> State {
         }
     }
     let ended = lite.status.containers.iter().find_map(|container| match &container.state {
-        ContainerState::Terminated { exit_code, reason, .. } => Some(format!("container {} ended with {exit_code} ({reason})", container.name)),
+        ContainerState::Terminated { exit_code, reason, .. } => {
+            Some(format!("container {} ended with {exit_code} ({reason})", container.name))
+        }
         _ => None,
     });
     State::Waiting(ended.unwrap_or_else(|| match &*lite.status.phase {
@@ -109,7 +119,8 @@ fn service_state(service: &Object, world: &World) -> State {
         let slice: &SliceLite = slice.project();
         slice.service() == Some(service.name())
     });
-    let ready = slices.flat_map(|slice| &slice.project::<SliceLite>().endpoints).filter(|endpoint| endpoint.is_ready()).count();
+    let ready =
+        slices.flat_map(|slice| &slice.project::<SliceLite>().endpoints).filter(|endpoint| endpoint.is_ready()).count();
     let address = lite.cluster_ips.first().map(ToString::to_string).unwrap_or_default();
     let port = lite.ports.first().map_or(0, |port| port.port);
     if ready > 0 {
@@ -117,13 +128,20 @@ fn service_state(service: &Object, world: &World) -> State {
     }
     let matches = |pod: &&Arc<Object>| {
         let labels = &pod.meta().labels;
-        lite.selector.as_ref().is_some_and(|selector| selector.iter().all(|(name, value)| labels.get(name) == Some(value)))
+        lite.selector
+            .as_ref()
+            .is_some_and(|selector| selector.iter().all(|(name, value)| labels.get(name) == Some(value)))
     };
     let here = world.pods.by_namespace(service.namespace()).filter(matches).count();
     if here > 0 {
         return State::Waiting(format!("no endpoints: none of {here} matching pods is ready"));
     }
     let elsewhere = world.pods.iter().find(matches).map(|pod| pod.namespace().to_owned());
-    let hint = elsewhere.map(|namespace| format!("; matching pods are in namespace {namespace}: did you mean -n {namespace}?"));
-    State::Waiting(format!("no endpoints: no pod in namespace {} matches its selector{}", service.namespace(), hint.unwrap_or_default()))
+    let hint = elsewhere
+        .map(|namespace| format!("; matching pods are in namespace {namespace}: did you mean -n {namespace}?"));
+    State::Waiting(format!(
+        "no endpoints: no pod in namespace {} matches its selector{}",
+        service.namespace(),
+        hint.unwrap_or_default()
+    ))
 }

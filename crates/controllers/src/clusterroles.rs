@@ -37,7 +37,7 @@ impl Controller for ClusterRoleController {
         vec![Watch::mapped(CLUSTER_ROLES, sums)]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         Observed { role: view.get(CLUSTER_ROLES, key), roles: view.all(CLUSTER_ROLES).collect() }
     }
 

@@ -45,7 +45,7 @@ impl Controller for EndpointsController {
         vec![Watch::primary(SERVICES), Watch::mapped(PODS, services_of_pod), Watch::primary(ENDPOINTS)]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         let service: Option<Service> = view.get(SERVICES, key).and_then(|object| owner::typed(&object));
         let selector = service.as_ref().and_then(|service| service.spec.as_ref()?.selector.clone()).unwrap_or_default();
         let pods = match selector.is_empty() {

@@ -53,7 +53,7 @@ impl Controller for GarbageCollector {
         kinds().map(|resource| Watch::mapped(resource, move |view, object| concerned(view, resource, object))).collect()
     }
 
-    fn observe<'c>(view: &'c View, (resource, key): &Self::Key) -> Observed {
+    fn observe(view: &View, (resource, key): &Self::Key) -> Observed {
         let Some(object) = view.get(*resource, key) else {
             return Observed { object: None, dependents: Vec::new(), owners: Vec::new() };
         };

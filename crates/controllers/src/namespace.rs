@@ -40,7 +40,7 @@ impl Controller for NamespaceController {
         watches
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         let namespace: Option<Namespace> = view.get(NAMESPACES, key).and_then(|object| owner::typed(&object));
         let mut content = BTreeMap::new();
         if namespace.as_ref().is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {

@@ -39,7 +39,7 @@ impl Controller for NodeTaintController {
         vec![Watch::primary(NODES)]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Option<Arc<Object>> {
+    fn observe(view: &View, key: &Key) -> Option<Arc<Object>> {
         view.get(NODES, key)
     }
 

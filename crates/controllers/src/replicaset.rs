@@ -48,7 +48,7 @@ impl Controller for ReplicaSetController {
         vec![Watch::primary(REPLICA_SETS), Watch::mapped(PODS, keys_of_pod)]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         let set: Option<ReplicaSet> = view.get(REPLICA_SETS, key).and_then(|object| owner::typed(&object));
         let selector = set.as_ref().and_then(selector);
         let uid = set.as_ref().and_then(|set| set.metadata.uid.clone()).unwrap_or_default();

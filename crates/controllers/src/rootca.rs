@@ -37,7 +37,7 @@ impl Controller for RootCaController {
         vec![Watch::primary(NAMESPACES), Watch::mapped(CONFIG_MAPS, namespace)]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         let published = view.get(CONFIG_MAPS, &Key::new(key.name(), NAME)).and_then(|object| owner::typed(&object));
         Observed { namespace: view.get(NAMESPACES, key), published }
     }

@@ -33,7 +33,7 @@ impl Controller for ServiceAccountController {
         vec![Watch::primary(NAMESPACES), Watch::mapped(SERVICE_ACCOUNTS, namespace)]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         let present = view.get(SERVICE_ACCOUNTS, &Key::new(key.name(), "default")).is_some();
         Observed { namespace: view.get(NAMESPACES, key), present }
     }

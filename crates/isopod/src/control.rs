@@ -57,7 +57,10 @@ impl ControlPlane {
                 anonymous: true,
             },
             tokens: Tokens::new(vec![token_key], ISSUER),
-            network: Network { services: (v4(settings.service_cidr.network().address())?, settings.service_cidr.prefix()), node_ports: (30_000, 32_767) },
+            network: Network {
+                services: (v4(settings.service_cidr.network().address())?, settings.service_cidr.prefix()),
+                node_ports: (30_000, 32_767),
+            },
             advertise,
             version: Version::isopod(env!("CARGO_PKG_VERSION"), "", ""),
         };
@@ -65,7 +68,8 @@ impl ControlPlane {
         listen(&server, &keys, settings, tasks).await?;
         let authority_pem = keys.authority.certificate_pem().to_owned();
         tasks.spawn("renewal", renew(keys, paths.clone(), settings.clone()));
-        let informers = Client::new(server.in_process(User::new("system:kube-controller-manager", &[])), "kube-controller-manager");
+        let informers =
+            Client::new(server.in_process(User::new("system:kube-controller-manager", &[])), "kube-controller-manager");
         let caches = Caches::new(informers, tasks.clone());
         Ok(ControlPlane { server, store, caches, authority_pem })
     }
@@ -124,7 +128,9 @@ fn v4(address: std::net::IpAddr) -> anyhow::Result<Ipv4Addr> {
 
 async fn open_store(paths: &Paths) -> anyhow::Result<Embedded> {
     let disk = Real::open(paths.store()).with_context(|| format!("open {}", paths.store().display()))?;
-    let holds_data = std::fs::read_dir(paths.store())?.filter_map(Result::ok).any(|entry| entry.metadata().is_ok_and(|file| file.len() > 0));
+    let holds_data = std::fs::read_dir(paths.store())?
+        .filter_map(Result::ok)
+        .any(|entry| entry.metadata().is_ok_and(|file| file.len() > 0));
     let key = Files::open(paths.keys())?.sealing_key(holds_data && paths.settings().exists())?;
     let sealed = SecretsSealed::new(vec![key]);
     Embedded::open(Arc::new(disk), Options::default(), Arc::new(sealed)).await.context("open the store")
@@ -135,7 +141,8 @@ impl Keys {
         let files = Files::open(&paths.pki())?;
         let authority = files.authority("ca", "kubernetes", stdx::wall())?;
         let signed = serving(&files, &authority, settings)?;
-        let serving = CertificateSlot::new(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);
+        let serving =
+            CertificateSlot::new(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);
         let keys = Keys { authority, serving, files };
         keys.write_kubeconfig(paths, settings)?;
         Ok(keys)

@@ -54,7 +54,8 @@ pub fn running(paths: &Paths) -> Option<i32> {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
     let socket = paths.dataplane_socket();
-    let ours = words.contains(&b"dataplane".as_slice()) && words.iter().any(|word| *word == socket.as_os_str().as_encoded_bytes());
+    let ours = words.contains(&b"dataplane".as_slice())
+        && words.iter().any(|word| *word == socket.as_os_str().as_encoded_bytes());
     // A process that ended and was not waited for yet has no command line any more.
     ours.then_some(pid)
 }

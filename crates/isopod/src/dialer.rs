@@ -15,8 +15,11 @@ pub struct LocalNode {
 impl LocalNode {
     /// The agent of node `name` behind `socket`.
     pub fn new(name: &str, socket: &std::path::Path) -> LocalNode {
-        let options =
-            ClientOptions { route: Route::Unix(socket.into()), protocols: Protocols::Http1, ..ClientOptions::default() };
+        let options = ClientOptions {
+            route: Route::Unix(socket.into()),
+            protocols: Protocols::Http1,
+            ..ClientOptions::default()
+        };
         LocalNode { name: name.into(), client: Client::new(options) }
     }
 

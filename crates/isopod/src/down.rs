@@ -32,7 +32,8 @@ pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
     paths.create()?;
     remove_pods(&paths, pod_cidr).await?;
     dataplane::stop(&paths).await?;
-    let cleanup = CleanupOptions { names: Names::default(), pod_cidr, state_directory: paths.network_state(), netns: None };
+    let cleanup =
+        CleanupOptions { names: Names::default(), pod_cidr, state_directory: paths.network_state(), netns: None };
     net::cleanup(&cleanup).context("remove the pod network")?;
     remove(paths.run())?;
     if down.purge {

@@ -42,10 +42,10 @@ impl Settings {
             parsed
         };
         let (pods, services) = (range("--pod-cidr", &up.pod_cidr), range("--service-cidr", &up.service_cidr));
-        if let (Some(pods), Some(services)) = (pods, services) {
-            if pods.overlaps(&services) {
-                wrong.push(format!("--pod-cidr {pods} and --service-cidr {services} overlap"));
-            }
+        if let (Some(pods), Some(services)) = (pods, services)
+            && pods.overlaps(&services)
+        {
+            wrong.push(format!("--pod-cidr {pods} and --service-cidr {services} overlap"));
         }
         let node_name = match &up.node_name {
             Some(name) => name.clone(),

@@ -27,9 +27,8 @@ fn main() -> std::process::ExitCode {
         Command::Up(up) => on_threads(up::run(up)),
         Command::Down(down) => on_threads(down::run(&down)),
         Command::Image(image) => image::run(&image),
-        Command::Kubeconfig(place) => paths::Paths::new(&place.data_dir).and_then(|paths| {
+        Command::Kubeconfig(place) => paths::Paths::new(&place.data_dir).map(|paths| {
             println!("{}", paths.kubeconfig().display());
-            Ok(())
         }),
         Command::Dataplane(options) => dataplane::serve(options),
     };
@@ -44,7 +43,8 @@ fn main() -> std::process::ExitCode {
 
 /// Runs the cluster on two worker threads: the work is small, and each thread costs memory.
 fn on_threads(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build()?;
     runtime.block_on(future)
 }
 

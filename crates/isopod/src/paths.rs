@@ -33,7 +33,14 @@ impl Paths {
     pub fn create(&self) -> anyhow::Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         let own = [&self.data, &self.run, &self.keys].map(PathBuf::clone);
-        let inside = [self.store(), self.runtime(), self.runtime_state(), self.network_state(), self.pods(), self.pods_volatile()];
+        let inside = [
+            self.store(),
+            self.runtime(),
+            self.runtime_state(),
+            self.network_state(),
+            self.pods(),
+            self.pods_volatile(),
+        ];
         for folder in own.into_iter().chain(inside) {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.with_context(|| format!("create {}", folder.display()))?;
@@ -127,5 +134,8 @@ impl Paths {
 /// A digest that is the same in every release (FNV-1a).
 fn digest(path: &Path) -> u32 {
     use std::os::unix::ffi::OsStrExt as _;
-    path.as_os_str().as_bytes().iter().fold(0x811c_9dc5, |digest, byte| (digest ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0x811c_9dc5, |digest, byte| (digest ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

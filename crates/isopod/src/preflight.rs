@@ -35,10 +35,10 @@ pub fn missing(settings: &Settings, holder: Option<i32>) -> Vec<String> {
     }
     for address in &settings.listen {
         // The node's own address in the pod network may not be there before the first start.
-        if let Err(error) = TcpListener::bind(address) {
-            if error.kind() != std::io::ErrorKind::AddrNotAvailable {
-                missing.push(format!("port: {address}: {error}"));
-            }
+        if let Err(error) = TcpListener::bind(address)
+            && error.kind() != std::io::ErrorKind::AddrNotAvailable
+        {
+            missing.push(format!("port: {address}: {error}"));
         }
     }
     missing.extend(taken_ranges(settings));
@@ -70,16 +70,25 @@ fn taken_ranges(settings: &Settings) -> Vec<String> {
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     for line in routes.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let (Some(interface), Some(address), Some(mask)) = (fields.first(), hex(fields.get(1)), hex(fields.get(7))) else { continue };
+        let (Some(interface), Some(address), Some(mask)) = (fields.first(), hex(fields.get(1)), hex(fields.get(7)))
+        else {
+            continue;
+        };
         // `*` is a route that refuses: ours for addresses that no pod has, left by an earlier run.
         let ours = *interface == settings.names.bridge || interface.starts_with(&settings.names.veth_prefix);
         if ours || *interface == "*" || mask == 0 {
             continue;
         }
-        let Some(route) = Cidr::new(Ipv4Addr::from(address.to_be()).into(), u8::try_from(mask.count_ones()).unwrap_or(32)) else { continue };
+        let Some(route) =
+            Cidr::new(Ipv4Addr::from(address.to_be()).into(), u8::try_from(mask.count_ones()).unwrap_or(32))
+        else {
+            continue;
+        };
         for (what, range) in [("pods", settings.pod_cidr), ("Services", settings.service_cidr)] {
             if range.overlaps(&route) {
-                taken.push(format!("addresses: the range of {what} {range} is used by a route through {interface} ({route})"));
+                taken.push(format!(
+                    "addresses: the range of {what} {range} is used by a route through {interface} ({route})"
+                ));
             }
         }
     }

@@ -57,14 +57,21 @@ pub async fn feed(feed: Feed, services: Cache, slices: Cache) {
 }
 
 fn state(services: &Arc<Snapshot>, slices: &Arc<Snapshot>) -> NetState {
-    let services = services.iter().filter_map(|object| object.typed::<Service>().ok()).map(|service| ServiceView::from_service(&service));
-    let slices = slices.iter().filter_map(|object| object.typed::<EndpointSlice>().ok()).filter_map(|slice| SliceView::from_slice(&slice));
+    let services = services
+        .iter()
+        .filter_map(|object| object.typed::<Service>().ok())
+        .map(|service| ServiceView::from_service(&service));
+    let slices = slices
+        .iter()
+        .filter_map(|object| object.typed::<EndpointSlice>().ok())
+        .filter_map(|slice| SliceView::from_slice(&slice));
     NetState::new(services, slices)
 }
 
 /// Makes the Service by which pods find DNS, with the data-plane process behind it.
 pub async fn publish_dns(client: &Client, settings: &Settings) -> anyhow::Result<()> {
-    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
+    let labels =
+        json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
     let ports = |port: fn(&str, &str) -> serde_json::Value| [port("dns", "UDP"), port("dns-tcp", "TCP")];
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -80,7 +87,9 @@ pub async fn publish_dns(client: &Client, settings: &Settings) -> anyhow::Result
         "endpoints": [{"addresses": [settings.gateway.to_string()], "conditions": {"ready": true}}],
         "ports": ports(|name, protocol| json!({"name": name, "port": 53, "protocol": protocol})),
     });
-    create(client, Target::new("", "v1", "services").namespace("kube-system"), &service).await.context("make the DNS Service")?;
+    create(client, Target::new("", "v1", "services").namespace("kube-system"), &service)
+        .await
+        .context("make the DNS Service")?;
     let slices = Target::new("discovery.k8s.io", "v1", "endpointslices").namespace("kube-system");
     create(client, slices, &slice).await.context("make the slice of the DNS Service")
 }

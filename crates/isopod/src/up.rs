@@ -162,9 +162,10 @@ async fn start_node(
     tasks: &TaskTree,
 ) -> anyhow::Result<()> {
     let images = ImageStore::open_with(&paths.images(), image_options(up)?)?;
-    let runtime = BuiltIn::open(RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images)))
-        .await
-        .context("start the container runtime")?;
+    let runtime =
+        BuiltIn::open(RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images)))
+            .await
+            .context("start the container runtime")?;
     let user = apiserver::User::node(&settings.node_name);
     let client = Client::new(control.server.in_process(user), "kubelet");
     // Rules are a user of their own, with upstream's role for it.
@@ -243,7 +244,8 @@ fn serve_agent(agent: &Arc<Agent>, paths: &Paths, tasks: &TaskTree) -> anyhow::R
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let listener = tokio::net::UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    let listener =
+        tokio::net::UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
     std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let service = node::server::service(agent.clone());
     let cancel = tasks.cancel().clone();
@@ -297,7 +299,8 @@ impl Cluster {
         let mut snapshot = accounts.synced().await;
         while snapshot.get(name, "default").is_none() {
             let next = accounts.progressed(snapshot.revision());
-            snapshot = stdx::timeout(Duration::from_secs(10), next).await.context("the namespace gets no service account")?;
+            snapshot =
+                stdx::timeout(Duration::from_secs(10), next).await.context("the namespace gets no service account")?;
         }
         Ok(())
     }
@@ -308,7 +311,12 @@ impl Cluster {
         let mut shown: BTreeMap<String, State> = BTreeMap::new();
         loop {
             let world = self.look().await;
-            let revisions = [world.deployments.revision(), world.pods.revision(), world.slices.revision(), world.services.revision()];
+            let revisions = [
+                world.deployments.revision(),
+                world.pods.revision(),
+                world.slices.revision(),
+                world.services.revision(),
+            ];
             let mut waiting = Vec::new();
             for done in applied {
                 let now = state(&done.object, &world);

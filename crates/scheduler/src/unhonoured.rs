@@ -22,7 +22,7 @@ pub fn used(pod: &Value) -> Vec<&'static str> {
         match pod.at(&segments) {
             None | Some(Value::Null) => false,
             Some(Value::Array(items)) => !items.is_empty(),
-            Some(Value::Object(fields)) => fields.len() > 0,
+            Some(Value::Object(fields)) => !fields.is_empty(),
             Some(_) => true,
         }
     };

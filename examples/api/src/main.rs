@@ -163,10 +163,16 @@ async fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Strin
 
 async fn answer(request: &Request, state: &State) -> (u16, String) {
     let parameter = |name: &str| {
-        request.query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+        request
+            .query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
     };
     let number = |name: &str| parameter(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(1);
-    let said = |flag: &AtomicBool| if flag.load(Ordering::Relaxed) { (503, "failing\n".into()) } else { (200, "ok\n".into()) };
+    let said =
+        |flag: &AtomicBool| if flag.load(Ordering::Relaxed) { (503, "failing\n".into()) } else { (200, "ok\n".into()) };
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/health") => return said(&state.unhealthy),
         ("GET", "/ready") => return said(&state.unready),

@@ -7,7 +7,10 @@ use crate::value::{Map, Value};
 pub(crate) const FIELDS_MAX: usize = 64;
 
 /// For each field of a message the value that an object has for it; null counts as none.
-#[expect(clippy::large_enum_variant, reason = "the large one is nearly always it, and lives on the stack for one object")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is nearly always it, and lives on the stack for one object"
+)]
 pub(crate) enum Slots<'a> {
     Few([Option<&'a Value>; FIELDS_MAX]),
     /// For messages made at run time.

@@ -76,6 +76,7 @@ impl<'a> Write<'a> {
     pub(crate) async fn create(&self, mut new: Value) -> Outcome<Arc<Object>> {
         self.call.server.cache.fresh().await?;
         let rules = self.rules();
+        convert::to_stored(&mut new, self.served);
         meta::set_uid(&mut new, &uid());
         meta::set_creation_timestamp(&mut new, rules.now);
         self.default(&mut new, &rules)?;
@@ -134,6 +135,9 @@ impl<'a> Write<'a> {
     async fn try_update(&self, current: &Arc<Object>, mut old: Value, mut new: Value) -> Outcome<Tried> {
         self.check_identity(current, &new)?;
         let rules = self.rules();
+        // A kind's rules know its stored version alone.
+        convert::to_stored(&mut old, self.served);
+        convert::to_stored(&mut new, self.served);
         meta::clear_resource_version(&mut old);
         meta::clear_resource_version(&mut new);
         self.default(&mut new, &rules)?;
@@ -215,13 +219,12 @@ impl<'a> Write<'a> {
         self.served.key_prefix().ok_or_else(Refusal::no_such_path)
     }
 
-    /// The object in its stored form.
+    /// The object in its stored form, from a tree in the stored version.
     fn object(&self, key: &Key, revision: u64, tree: &Value) -> Outcome<Arc<Object>> {
         let facts = self.served.facts();
-        let tree = convert::to_stored(tree, self.served)?;
-        let body = stored::body(self.served, &tree)?;
+        let body = stored::body(self.served, tree)?;
         let kind = Arc::new(Gvk::new(facts.group, stored_version(facts), facts.kind));
-        Ok(Arc::new(Object::new(kind, key.clone(), meta::uid(&tree), revision, body)))
+        Ok(Arc::new(Object::new(kind, key.clone(), meta::uid(tree), revision, body)))
     }
 
     fn put(&self, store_key: bytes::Bytes, object: &Object) -> Op {

@@ -48,7 +48,7 @@ impl Controller for DeploymentController {
         ]
     }
 
-    fn observe<'c>(view: &'c View, key: &Key) -> Observed {
+    fn observe(view: &View, key: &Key) -> Observed {
         let deployment: Option<Deployment> = view.get(DEPLOYMENTS, key).and_then(|object| owner::typed(&object));
         let Some(deployment) = deployment else {
             return Observed { deployment: None, sets: Vec::new(), pods: BTreeMap::new(), taken: false };

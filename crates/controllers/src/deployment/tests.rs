@@ -54,7 +54,7 @@ impl Rollout {
     /// Sizes of the ReplicaSets by image.
     fn sizes(&self) -> Vec<(String, i32)> {
         let mut sets: Vec<ReplicaSet> = self.world.all_typed(REPLICA_SETS);
-        sets.sort_by_key(|set| image_of(set));
+        sets.sort_by_key(image_of);
         sets.iter().map(|set| (image_of(set), super::replicas(set))).collect()
     }
 
@@ -69,13 +69,13 @@ impl Rollout {
 
     fn work_sets(&mut self) -> bool {
         let keys: Vec<Key> = self.world.all(REPLICA_SETS).map(|set| set.key().clone()).collect();
-        keys.iter().fold(false, |changed, key| self.world.work::<ReplicaSetController>(key) || changed)
+        keys.iter().filter(|key| self.world.work::<ReplicaSetController>(key)).count() > 0
     }
 
     /// Pods are placed and, unless their image is broken, ready; pods that end are gone.
     fn work_pods(&mut self) -> bool {
         let pods: Vec<Key> = self.world.all(PODS).map(|pod| pod.key().clone()).collect();
-        pods.iter().fold(false, |changed, pod| bring_up(&mut self.world, pod) || changed)
+        pods.iter().filter(|pod| bring_up(&mut self.world, pod)).count() > 0
     }
 
     /// Until nothing changes any more.
@@ -311,7 +311,7 @@ fn a_taken_name_changes_the_hash() {
     assert_eq!(rollout.deployment().status.unwrap().collision_count, Some(1));
     rollout.work_deployment();
     let mine = rollout.world.all_typed::<ReplicaSet>(REPLICA_SETS);
-    let mine: Vec<String> = mine.iter().map(|set| set_names_or_name(set)).filter(|other| *other != name).collect();
+    let mine: Vec<String> = mine.iter().map(set_names_or_name).filter(|other| *other != name).collect();
     assert_eq!(mine.len(), 1, "{mine:?}");
 }
 

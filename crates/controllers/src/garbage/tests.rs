@@ -42,7 +42,7 @@ fn collect(world: &mut World) {
         for resource in super::kinds() {
             keys.extend(world.all(resource).map(|object| (resource, object.key().clone())));
         }
-        let changed = keys.iter().fold(false, |changed, key| world.work::<GarbageCollector>(key) || changed);
+        let changed = keys.iter().filter(|key| world.work::<GarbageCollector>(key)).count() > 0;
         if !changed {
             return;
         }

@@ -23,9 +23,11 @@ pub(crate) fn faults(bytes: &[u8], limits: &Limits, unknown: &[String]) -> Vec<S
     let text = String::from_utf8_lossy(bytes);
     let faults = Some(Faults { unknown, found: Vec::new() });
     let mut parser = Parser { text: &text, at: 0, depth_left: limits.depth, duplicates: Vec::new(), faults };
-    // The text was read before without an error.
-    let _ = parser.document();
-    parser.faults.map(|faults| faults.found).unwrap_or_default()
+    match parser.document() {
+        Ok(_) => parser.faults.map(|faults| faults.found).unwrap_or_default(),
+        // The text was read before without an error.
+        Err(_) => Vec::new(),
+    }
 }
 
 /// At most this many repeated members are reported, as upstream does.

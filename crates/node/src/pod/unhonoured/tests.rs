@@ -50,7 +50,8 @@ fn covered(path: &str, entry: &str) -> bool {
 fn every_field_of_a_pod_is_honoured_or_in_the_table() {
     let spec = message("io.k8s.api.core.v1.PodSpec").unwrap();
     let known = |path: &str| {
-        UNHONOURED.iter().any(|(entry, _)| covered(path, entry)) || HONOURED.iter().any(|(entry, _, _)| covered(path, entry))
+        UNHONOURED.iter().any(|(entry, _)| covered(path, entry))
+            || HONOURED.iter().any(|(entry, _, _)| covered(path, entry))
     };
     let mut missing = Vec::new();
     walk_fields(spec, "spec", &known, &mut missing);
