@@ -62,20 +62,18 @@ pub fn run_with(cluster: &Cluster, name: &str, kubectl: &Path, namespace: &str) 
          && timeout 20 sh -c 'until kubectl get serviceaccount default; do sleep 0.1; done'"
     ));
     assert_eq!(prepared.code, Some(0), "make namespace {namespace}: {}", prepared.stdout);
+    // All faults are told at once, though the later ones may come of the first.
+    let mut faults = Vec::new();
     for step in steps(&text) {
-        let place = format!("{name}.txt:{} with {}", step.number, kubectl.display());
-        if step.demand == Demand::Eventually {
-            let mut last = None;
-            let start = stdx::mono();
-            while fault(&step, last.insert(shell(&step.line))).is_some() && stdx::mono() - start < clock::PATIENCE {
-                clock::pause(std::time::Duration::from_millis(100));
-            }
-            let last = last.expect("it ran at least once");
-            assert!(fault(&step, &last).is_none(), "{place}\n{}", fault(&step, &last).unwrap_or_default());
-        } else if let Some(fault) = fault(&step, &shell(&step.line)) {
-            panic!("{place}\n{fault}");
+        let start = stdx::mono();
+        let mut fault = fault(&step, &shell(&step.line));
+        while step.demand == Demand::Eventually && fault.is_some() && stdx::mono() - start < clock::PATIENCE {
+            clock::pause(std::time::Duration::from_millis(100));
+            fault = self::fault(&step, &shell(&step.line));
         }
+        faults.extend(fault.map(|fault| format!("{name}.txt:{}\n{fault}", step.number)));
     }
+    assert!(faults.is_empty(), "with {}:\n{}", kubectl.display(), faults.join("\n\n"));
 }
 
 fn steps(text: &str) -> Vec<Step<'_>> {

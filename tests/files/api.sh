@@ -10,7 +10,7 @@ field '.clusters[0].cluster.certificate-authority-data' | base64 -d >"$work/auth
 set -- "$1" "$2" "${3:-application/json}" "${4-none}"
 if [ "$4" = none ]; then body=""; else body="--data-binary"; fi
 case "$4" in -) data=@- ;; *) data=$4 ;; esac
-code=$(curl -s -o "$work/answer" -w '%{http_code}' -X "$1" --cert "$work/certificate" --key "$work/key" --cacert "$work/authority" \
+code=$(curl -s --http1.1 -o "$work/answer" -w '%{http_code}' -X "$1" --cert "$work/certificate" --key "$work/key" --cacert "$work/authority" \
     -H "Content-Type: $3" ${body:+"$body" "$data"} "$(field '.clusters[0].cluster.server')$2")
 python3 - "$code" "$work/answer" <<'END'
 import json, sys

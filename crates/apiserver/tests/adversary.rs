@@ -74,8 +74,7 @@ async fn a_watch_of_one_name_shows_no_other() {
     secret(&world, "other").await;
     let rule = json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["watch"], "resourceNames": ["mine"]});
     allow(&world, "eve", rule).await;
-    let target = "/api/v1/watch/namespaces/default/secrets/mine?fieldSelector=metadata.name%3Dother&timeoutSeconds=1"
-        .to_string();
+    let target = "/api/v1/watch/namespaces/default/secrets/mine?fieldSelector=metadata.name%3Dother&timeoutSeconds=1";
     assert_eq!(
         world.ask_as("eve", "GET", target, Json::Null).await.failure(),
         "400 BadRequest fieldSelector metadata.name doesn't match requested name"

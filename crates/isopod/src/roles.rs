@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 const NAME: &str = "isopod:controllers";
 const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// An account, and the resources it may patch by group.
+type Account = (&'static str, &'static [(&'static str, &'static [&'static str])]);
+
 /// Every kind that upstream's role lets a controller replace, by its account: group and resources.
-const PATCHES: [(&str, &[(&str, &[&str])]); 7] = [
+const PATCHES: [Account; 7] = [
     ("deployment-controller", &[("apps", &["deployments", "deployments/status", "replicasets"])]),
     ("replicaset-controller", &[("apps", &["replicasets/status"]), ("", &["pods"])]),
     ("endpointslice-controller", &[("discovery.k8s.io", &["endpointslices"])]),

@@ -89,8 +89,9 @@ impl Cgroups {
                 }
             }
         }
-        let write = |controller: &str, file: &str, value: i64| {
-            fs::write(self.folder(controller, path).join(file), value.to_string())
+        let write = |controller: &str, file: &str, value: i64| match self.root.join(controller).exists() {
+            true => fs::write(self.folder(controller, path).join(file), value.to_string()),
+            false => Ok(()),
         };
         write("cpu", "cpu.shares", limits.cpu_shares.max(2))?;
         if limits.cpu_quota > 0 {

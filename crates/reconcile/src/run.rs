@@ -208,6 +208,7 @@ impl<C: Controller> Loop<C> {
         let now = Now { wall: wall(), mono: mono() };
         let plan = C::reconcile(&observed, now, &state.last, &self.work.facts, &mut state.memory);
         drop(observed);
+        tracing::trace!(controller = C::NAME, ?key, actions = plan.stages.iter().map(Vec::len).sum::<usize>(), "decided");
         self.running += 1;
         let (work, finished, last) = (self.work.clone(), finished.clone(), state.last.clone());
         let (caches, resources) = (self.caches.clone(), self.resources.clone());
@@ -216,6 +217,7 @@ impl<C: Controller> Loop<C> {
             // The loop is gone when the controller was stopped; then nobody asks any more.
             drop(finished.send(Finish::Carried).await);
             caches.show(&carried, &resources).await;
+            tracing::trace!(controller = C::NAME, ?key, conflict = carried.conflict, "rested");
             drop(finished.send(Finish::Rested(key, carried, again)).await);
         }));
     }

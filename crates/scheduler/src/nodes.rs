@@ -132,6 +132,11 @@ impl Nodes {
         self.count(Counted { object: object.clone(), node: node.into(), assumed: true });
     }
 
+    /// The node that a pod is assumed on and not yet seen on.
+    pub fn assumed_on(&self, uid: &str) -> Option<&str> {
+        self.pods.get(uid).filter(|counted| counted.assumed).map(|counted| &*counted.node)
+    }
+
     /// A pod was not bound where it was assumed. One that was seen on a node since stays there.
     pub fn forget(&mut self, uid: &str) {
         if self.pods.get(uid).is_some_and(|counted| counted.assumed) {

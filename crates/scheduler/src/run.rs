@@ -165,24 +165,31 @@ impl Scheduler {
             self.queue.failed(pod.uid(), vec![UNSUPPORTED], mono());
             return self.refuse(pod, "UnsupportedField", message);
         }
-        // A bind of unknown outcome left it assumed; it must not be in its own way.
-        self.nodes.forget(pod.uid());
+        // It may be bound already, and the answer got lost: asking for the same node again does no harm.
+        if let Some(node) = self.nodes.assumed_on(pod.uid()) {
+            let node = node.into();
+            return self.bind(pod, node);
+        }
         match schedule(pod.project(), &self.nodes, PLUGINS, stdx::random_u64()) {
             Decision::Node(node) => {
                 self.nodes.assume(pod, &node);
-                self.binding += 1;
-                let (client, bound, pod) = (self.client.clone(), self.bound.clone(), pod.clone());
-                drop(stdx::spawn(async move {
-                    let outcome = bind(&client, &pod, &node).await.map(|()| node.to_string());
-                    // The loop is gone when the scheduler was stopped.
-                    drop(bound.send((pod, outcome)).await);
-                }));
+                self.bind(pod, node);
             }
             Decision::Nowhere(misfit) => {
                 self.queue.failed(pod.uid(), misfit.plugins().collect(), mono());
                 self.refuse(pod, "FailedScheduling", misfit.message());
             }
         }
+    }
+
+    fn bind(&mut self, pod: &Arc<Object>, node: Box<str>) {
+        self.binding += 1;
+        let (client, bound, pod) = (self.client.clone(), self.bound.clone(), pod.clone());
+        drop(stdx::spawn(async move {
+            let outcome = bind(&client, &pod, &node).await.map(|()| node.to_string());
+            // The loop is gone when the scheduler was stopped.
+            drop(bound.send((pod, outcome)).await);
+        }));
     }
 
     fn bound(&mut self, pod: &Arc<Object>, outcome: Result<String, ClientError>) {
@@ -193,17 +200,13 @@ impl Scheduler {
                 let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
                 self.note(pod, Severity::Normal, "Scheduled", message);
             }
-            // The cache tells what became of it.
-            Err(error) if error.is_not_found() || error.is_conflict() => {
-                self.nodes.forget(pod.uid());
+            // It is gone, or bound, perhaps by an earlier try whose answer got lost: it counts until the cache tells.
+            Err(error) if error.is_not_found() || error.is_conflict() || error.is_unknown() => {
                 self.queue.retry(pod.uid(), mono());
             }
             Err(error) => {
                 tracing::warn!(pod = %pod.key(), %error, "pod not bound");
-                // An unknown outcome counts as bound until the watch says otherwise; the retry then finds a conflict.
-                if !error.is_unknown() {
-                    self.nodes.forget(pod.uid());
-                }
+                self.nodes.forget(pod.uid());
                 self.queue.retry(pod.uid(), mono());
             }
         }

@@ -5,65 +5,61 @@
 use api::value::{Value, to_value};
 use k8s_openapi::api::core::v1::Pod;
 
-/// Paths of fields that are not honoured, `*` for every item of a list. A field counts as used when it is present and is
+/// Paths of fields that are not honoured, those of `spec.containers` for init containers as well, `*` for every item of a list. A field counts as used when it is present and is
 /// neither false, zero, empty nor the value that stands behind it here.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
+    ("spec.activeDeadlineSeconds", None),
+    ("spec.containers.*.env.*.valueFrom.fileKeyRef", None),
+    ("spec.containers.*.lifecycle.postStart.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.lifecycle.postStart.tcpSocket", None),
+    ("spec.containers.*.lifecycle.preStop.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.lifecycle.preStop.tcpSocket", None),
+    ("spec.containers.*.livenessProbe.grpc", None),
+    ("spec.containers.*.livenessProbe.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.ports.*.hostIP", None),
+    ("spec.containers.*.ports.*.hostPort", None),
+    ("spec.containers.*.readinessProbe.grpc", None),
+    ("spec.containers.*.readinessProbe.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
+    ("spec.containers.*.resources.claims", None),
+    ("spec.containers.*.restartPolicy", None),
+    ("spec.containers.*.restartPolicyRules", None),
+    ("spec.containers.*.securityContext.appArmorProfile", None),
+    ("spec.containers.*.securityContext.procMount", Some("Default")),
+    ("spec.containers.*.securityContext.seLinuxOptions", None),
+    ("spec.containers.*.securityContext.seccompProfile.localhostProfile", None),
+    ("spec.containers.*.securityContext.windowsOptions", None),
+    ("spec.containers.*.startupProbe.grpc", None),
+    ("spec.containers.*.startupProbe.httpGet.scheme", Some("HTTP")),
+    ("spec.containers.*.stdin", None),
+    ("spec.containers.*.stdinOnce", None),
+    ("spec.containers.*.volumeDevices", None),
+    ("spec.containers.*.volumeMounts.*.mountPropagation", Some("None")),
+    ("spec.containers.*.volumeMounts.*.recursiveReadOnly", Some("Disabled")),
+    ("spec.containers.*.volumeMounts.*.subPath", None),
+    ("spec.containers.*.volumeMounts.*.subPathExpr", None),
     ("spec.ephemeralContainers", None),
     ("spec.hostIPC", None),
     ("spec.hostNetwork", None),
     ("spec.hostPID", None),
     ("spec.hostUsers", Some("true")),
     ("spec.hostnameOverride", None),
+    ("spec.os.name", Some("linux")),
     ("spec.overhead", None),
+    ("spec.readinessGates", None),
     ("spec.resourceClaims", None),
     ("spec.resources", None),
     ("spec.runtimeClassName", None),
-    ("spec.setHostnameAsFQDN", None),
-    ("spec.shareProcessNamespace", None),
-    ("spec.subdomain", None),
-    ("spec.os.name", Some("linux")),
     ("spec.securityContext.appArmorProfile", None),
     ("spec.securityContext.fsGroup", None),
     ("spec.securityContext.fsGroupChangePolicy", None),
     ("spec.securityContext.seLinuxChangePolicy", None),
     ("spec.securityContext.seLinuxOptions", None),
+    ("spec.securityContext.seccompProfile.localhostProfile", None),
     ("spec.securityContext.windowsOptions", None),
-    ("spec.initContainers.*.restartPolicy", None),
-    ("spec.initContainers.*.restartPolicyRules", None),
-    ("spec.initContainers.*.resources.claims", None),
-    ("spec.initContainers.*.volumeDevices", None),
-    ("spec.initContainers.*.volumeMounts.*.subPath", None),
-    ("spec.initContainers.*.volumeMounts.*.subPathExpr", None),
-    ("spec.initContainers.*.securityContext.appArmorProfile", None),
-    ("spec.initContainers.*.securityContext.procMount", Some("Default")),
-    ("spec.initContainers.*.securityContext.seLinuxOptions", None),
-    ("spec.initContainers.*.securityContext.windowsOptions", None),
-    ("spec.initContainers.*.env.*.valueFrom.fileKeyRef", None),
-    ("spec.containers.*.env.*.valueFrom.fileKeyRef", None),
-    ("spec.containers.*.restartPolicy", None),
-    ("spec.containers.*.restartPolicyRules", None),
-    ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
-    ("spec.containers.*.resources.claims", None),
-    ("spec.containers.*.ports.*.hostPort", None),
-    ("spec.containers.*.ports.*.hostIP", None),
-    ("spec.containers.*.volumeDevices", None),
-    ("spec.containers.*.volumeMounts.*.subPath", None),
-    ("spec.containers.*.volumeMounts.*.subPathExpr", None),
-    ("spec.containers.*.volumeMounts.*.mountPropagation", Some("None")),
-    ("spec.containers.*.livenessProbe.grpc", None),
-    ("spec.containers.*.readinessProbe.grpc", None),
-    ("spec.containers.*.startupProbe.grpc", None),
-    ("spec.containers.*.livenessProbe.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.readinessProbe.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.startupProbe.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.lifecycle.preStop.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.lifecycle.postStart.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.stdin", None),
-    ("spec.containers.*.securityContext.appArmorProfile", None),
-    ("spec.containers.*.securityContext.procMount", Some("Default")),
-    ("spec.containers.*.securityContext.seLinuxOptions", None),
-    ("spec.containers.*.securityContext.windowsOptions", None),
-    ("spec.readinessGates", None),
+    ("spec.setHostnameAsFQDN", None),
+    ("spec.shareProcessNamespace", None),
+    ("spec.subdomain", None),
     ("spec.volumes.*.awsElasticBlockStore", None),
     ("spec.volumes.*.azureDisk", None),
     ("spec.volumes.*.azureFile", None),
@@ -71,6 +67,7 @@ pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.volumes.*.cinder", None),
     ("spec.volumes.*.csi", None),
     ("spec.volumes.*.emptyDir.medium", Some("Memory")),
+    ("spec.volumes.*.emptyDir.sizeLimit", None),
     ("spec.volumes.*.ephemeral", None),
     ("spec.volumes.*.fc", None),
     ("spec.volumes.*.flexVolume", None),
@@ -99,10 +96,17 @@ pub fn used(pod: &Pod) -> Vec<String> {
     let tree = to_value(pod).unwrap_or_default();
     let mut found = Vec::new();
     for (path, harmless) in UNHONOURED {
-        let segments: Vec<&str> = path.split('.').collect();
-        walk(&tree, &segments, String::new(), *harmless, &mut found);
+        for path in [Some((*path).to_owned()), of_init_containers(path)].into_iter().flatten() {
+            let segments: Vec<&str> = path.split('.').collect();
+            walk(&tree, &segments, String::new(), *harmless, &mut found);
+        }
     }
     found
+}
+
+/// The same field of init containers.
+fn of_init_containers(path: &str) -> Option<String> {
+    path.strip_prefix("spec.containers.").map(|rest| format!("spec.initContainers.{rest}"))
 }
 
 fn walk(value: &Value, segments: &[&str], path: String, harmless: Option<&str>, found: &mut Vec<String>) {

@@ -236,3 +236,44 @@ fn durations_are_told_as_go_tells_them() {
     let shown = [10, 160, 300, 3661].map(|seconds| go_duration(Duration::from_secs(seconds)));
     assert_eq!(shown, ["10s", "2m40s", "5m0s", "1h1m1s"]);
 }
+
+#[test]
+fn a_half_made_sandbox_of_a_killed_agent_is_removed_once_another_is_up() {
+    let mut seen = up([running("a"), running("b")]);
+    let half_made = PodSandboxStatus { id: "old".into(), ..sandbox(0, PodSandboxState::NotReady) };
+    seen.sandboxes = vec![PodSandboxStatus { id: "s0".into(), ..sandbox(1, PodSandboxState::Ready) }, half_made];
+    check(&pod(TWO), &seen, &ready(), &["forget old"]);
+    // Not while the status still tells of what ran in it.
+    seen.containers.push(ContainerStatus { pod_sandbox_id: "old".into(), ..exited("a", 1) });
+    check(&pod(TWO), &seen, &ready(), &[]);
+}
+
+#[test]
+fn a_failed_end_waits_before_it_is_tried_again() {
+    let mut memory = ready();
+    memory.stopping.insert("rules".into());
+    memory.retry_at.insert("end a".into(), moment().mono + Duration::from_secs(2));
+    let ending =
+        plan(&pod(TWO), Stage::Ending { grace_seconds: 5 }, &up([running("a"), running("b")]), &memory, moment());
+    assert_eq!(shown(&ending), ["kill b (5s)"]);
+    assert_eq!(ending.again_within, Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn what_ran_before_the_machine_restarted_counts() {
+    let before = |policy: &str, state: &str| {
+        let mut pod = pod(&format!(r#""restartPolicy":"{policy}","containers":[{{"name":"a"}}]"#));
+        pod.status = serde_json::from_str(&format!(
+            r#"{{"phase":"Running","containerStatuses":[{{"name":"a","image":"","imageID":"","ready":false,"restartCount":2,"state":{state}}}]}}"#
+        ))
+        .unwrap();
+        pod
+    };
+    let ran = r#"{"running":{}}"#;
+    check(&before("Always", ran), &up([]), &ready(), &["start a #3"]);
+    check(&before("Always", r#"{"waiting":{"reason":"ContainerCreating"}}"#), &up([]), &ready(), &["start a #2"]);
+    // What must not run twice has ended: its sandbox is of no use.
+    check(&before("Never", ran), &up([]), &ready(), &["stop s0"]);
+    check(&before("OnFailure", r#"{"terminated":{"exitCode":0}}"#), &up([]), &ready(), &["stop s0"]);
+    check(&before("OnFailure", r#"{"terminated":{"exitCode":1}}"#), &up([]), &ready(), &["start a #3"]);
+}

@@ -227,3 +227,26 @@ fn a_deleted_pod_says_how_it_ended() {
     let never = status(&pod(ONE, "{}"), ending, &Seen::default(), &Memory::default(), &[], &facts, now());
     assert_eq!((never.phase.as_deref(), state(&never, 0).as_str()), (Some("Failed"), "ContainerStatusUnknown 137"));
 }
+
+#[test]
+fn a_container_that_a_restart_of_the_machine_lost_is_told_as_upstream_tells_it() {
+    let running = r#"{"phase":"Running","containerStatuses":[{"name":"a","image":"i","imageID":"","ready":true,"restartCount":4,"state":{"running":{}}}]}"#;
+    let check = |policy: &str, stage: Stage, expected: (&str, &str, i32)| {
+        let pod = pod(&format!(r#""restartPolicy":"{policy}",{ONE}"#), running);
+        let told = told(&pod, stage, &Seen::default(), &Memory::default());
+        let count = told.container_statuses.as_ref().unwrap()[0].restart_count;
+        assert_eq!((told.phase.as_deref().unwrap(), &*state(&told, 0), count), expected, "{policy} {stage:?}");
+    };
+    check("Always", Stage::Wanted, ("Running", "ContainerCreating", 5));
+    check("Never", Stage::Wanted, ("Failed", "ContainerStatusUnknown 137", 4));
+    check("Always", Stage::Ending { grace_seconds: 1 }, ("Failed", "ContainerStatusUnknown 137", 4));
+}
+
+#[test]
+fn a_container_that_is_made_again_keeps_how_it_ended() {
+    let seen = up([container("a", 1, State::Created, 0), container("a", 0, State::Exited, 3)]);
+    let told = told(&pod(ONE, "{}"), Stage::Wanted, &seen, &Memory::default());
+    let status = &told.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
+    assert_eq!((told.phase.as_deref(), status.restart_count), (Some("Running"), 0));
+}

@@ -1,0 +1,182 @@
+//! The control plane as the binary composes it, on simulated machines that can lose power.
+
+use std::sync::Arc;
+
+use apiserver::{ApiServer, Authentication, Config, Network, NoNodes, Tokens, User, Version};
+use client::{Client, Target};
+use pki::TokenKey;
+use reconcile::plan::kinds::{NODES, PODS};
+use reconcile::{Caches, Runner};
+use stdx::TaskTree;
+use stdx::sim::{NodeContext, Simulation};
+use store::disk::Sim as Disk;
+use store::{Embedded, Options, Plain};
+
+use crate::court::Court;
+use crate::link::{Address, Link, Serving, Weather};
+
+/// What everything in the cluster is reached and judged by.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub address: Address,
+    pub weather: Weather,
+    pub court: Court,
+}
+
+impl Surroundings {
+    /// A client over the way that things go wrong on.
+    pub fn client(&self, user: User, manager: &'static str) -> Client {
+        Client::new(Arc::new(Link::new(&self.address, user, &self.weather, &self.court)), manager)
+    }
+
+    /// A client that sees everything as it is and at once.
+    pub fn witness(&self) -> Client {
+        let link = Link::new(&self.address, User::master("witness"), &Weather::default(), &self.court);
+        Client::new(Arc::new(link), "witness")
+    }
+}
+
+/// Store and API server on a machine of their own.
+pub struct Control {
+    around: Surroundings,
+    node: NodeContext,
+    disk: Disk,
+    key: Arc<TokenKey>,
+}
+
+impl Control {
+    /// A machine with an empty disk; [`Control::start`] starts it.
+    pub fn new(simulation: &Simulation, seed: u64, around: &Surroundings) -> Control {
+        let key = Arc::new(TokenKey::generate().expect("a key can be made"));
+        Control { around: around.clone(), node: simulation.node("control"), disk: Disk::new(seed), key }
+    }
+
+    /// Opens the store and serves the API.
+    pub async fn start(&self) {
+        let (disk, key) = (self.disk.clone(), self.key.clone());
+        let server = self.node.run(async move {
+            let options = Options { segment_bytes: 1 << 20, snapshot_log_bytes: 1 << 20, ..Options::default() };
+            let store = Embedded::open(Arc::new(disk), options, Arc::new(Plain)).await.expect("the store opens");
+            let config = Config {
+                store: Arc::new(store),
+                dialer: Arc::new(NoNodes),
+                authentication: Authentication { certificates: None, anonymous: false },
+                tokens: Tokens::new(vec![key], "https://kubernetes.default.svc.cluster.local"),
+                network: Network::default(),
+                advertise: "192.0.2.1:6443".parse().expect("an address"),
+                version: Version::isopod("0.0.0", "", ""),
+            };
+            ApiServer::new(config).await.expect("the API server starts")
+        });
+        let server = server.await.expect("the machine has power");
+        let expected = self.around.court.highest();
+        self.around.address.set(Some(Serving { server, node: self.node.clone() }));
+        let revision = self.around.witness().current_revision(Target::new("", "v1", "nodes")).await;
+        self.grant_patches().await;
+        match revision {
+            Ok(revision) if revision >= expected => {}
+            Ok(revision) => {
+                let text = format!("revision {expected} was acknowledged, and after the restart there is {revision}");
+                self.around.court.accuse("durability", text);
+            }
+            Err(error) => self.around.court.accuse("progress", format!("the API server does not answer: {error}")),
+        }
+    }
+
+    /// Upstream's controllers replace what ours patch; the binary grants that when it starts, and so does this.
+    async fn grant_patches(&self) {
+        let role = serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "patches"},
+            "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["patch"]}],
+        });
+        let binding = serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "patches"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "patches"},
+            "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:serviceaccounts:kube-system"}],
+        });
+        for (plural, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+            let target = Target::new("rbac.authorization.k8s.io", "v1", plural);
+            match self.around.witness().create(target, &object).await {
+                Err(error) if !error.is_already_exists() => {
+                    self.around.court.accuse("progress", format!("{plural} cannot be made: {error}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The machine loses power and comes back after a while.
+    pub async fn lose_power(&mut self, down: std::time::Duration) {
+        self.around.address.set(None);
+        self.node.kill();
+        self.disk = self.disk.power_cycle();
+        stdx::sleep(down).await;
+        self.node = self.node.restart();
+        self.start().await;
+    }
+}
+
+/// Controllers and scheduler, in a process of their own.
+pub struct Loops {
+    around: Surroundings,
+    node: NodeContext,
+}
+
+impl Loops {
+    /// A machine for them; [`Loops::start`] starts them.
+    pub fn new(simulation: &Simulation, around: &Surroundings) -> Loops {
+        Loops { around: around.clone(), node: simulation.node("loops") }
+    }
+
+    /// Starts every controller and the scheduler under the accounts that upstream gives them.
+    pub fn start(&self) {
+        let around = self.around.clone();
+        drop(self.node.run(async move {
+            let tasks = TaskTree::default();
+            let informers = around.client(User::new("system:kube-controller-manager", &[]), "kube-controller-manager");
+            let caches = Caches::new(informers.clone(), tasks.clone());
+            let of = around.clone();
+            let runner = Runner {
+                client: informers,
+                caches: caches.clone(),
+                tasks: tasks.clone(),
+                root_ca: "certificate".into(),
+                client_of: Box::new(move |controller| {
+                    of.client(User::service_account("kube-system", account(controller), ""), "kube-controller-manager")
+                }),
+            };
+            controllers::start(&runner);
+            scheduler::run::run(scheduler::run::Options {
+                client: around.client(User::new("system:kube-scheduler", &[]), "kube-scheduler"),
+                pods: caches.of(PODS),
+                nodes: caches.of(NODES),
+                tasks,
+            })
+            .await;
+        }));
+    }
+
+    /// The process is killed and started again after a while.
+    pub async fn restart(&mut self, down: std::time::Duration) {
+        self.node.kill();
+        stdx::sleep(down).await;
+        self.node = self.node.restart();
+        self.start();
+    }
+}
+
+/// The service account of a controller in `kube-system`, to which upstream's default roles are bound.
+fn account(controller: &'static str) -> &'static str {
+    match controller {
+        "deployment" => "deployment-controller",
+        "replicaset" => "replicaset-controller",
+        "endpointslice" => "endpointslice-controller",
+        "endpoints" => "endpoint-controller",
+        "namespace" => "namespace-controller",
+        "node-lifecycle" => "node-controller",
+        "serviceaccount" => "service-account-controller",
+        "root-ca-certificate-publisher" => "root-ca-cert-publisher",
+        // The others are called what their controllers are.
+        other => other,
+    }
+}

@@ -1,0 +1,227 @@
+//! The way to the API server, on which requests fail, answers get lost, and watches lag and end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use apiserver::{ApiServer, User};
+use client::{ClientError, Object, ObjectList, Request, Response, Transport, TransportError, WatchEvent, WatchStream};
+use futures_util::StreamExt;
+use stdx::sim::NodeContext;
+use stdx::{BoxFuture, Mono, mono};
+use tokio::sync::mpsc;
+
+use crate::court::Court;
+
+/// A request takes up to so long in each direction.
+const DELAY_MAX: Duration = Duration::from_millis(60);
+/// Most events of a watch are so late at most; one in ten so much later.
+const LAG_MAX: Duration = Duration::from_millis(800);
+const LONG_LAG_MAX: Duration = Duration::from_secs(6);
+/// Events on their way.
+const ON_THE_WAY_MAX: usize = 65_536;
+
+/// Where the API server is found now.
+#[derive(Clone, Default)]
+pub struct Address(Arc<Mutex<Option<Serving>>>);
+
+/// A running API server and the machine it runs on.
+#[derive(Clone)]
+pub struct Serving {
+    pub server: Arc<ApiServer>,
+    pub node: NodeContext,
+}
+
+impl Address {
+    /// The server moves in, or out.
+    pub fn set(&self, serving: Option<Serving>) {
+        *self.0.lock().expect("no holder of this lock panics") = serving;
+    }
+
+    /// The server, if there is one.
+    pub fn get(&self) -> Option<Serving> {
+        self.0.lock().expect("no holder of this lock panics").clone()
+    }
+}
+
+/// Whether anything goes wrong at all; clones share it.
+#[derive(Clone, Default)]
+pub struct Weather(Arc<AtomicBool>);
+
+impl Weather {
+    /// From now on things go wrong, or not.
+    pub fn set(&self, bad: bool) {
+        self.0.store(bad, Ordering::Relaxed);
+    }
+
+    fn is_bad(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A user's way to the API server.
+pub struct Link {
+    address: Address,
+    user: User,
+    weather: Weather,
+    court: Court,
+}
+
+/// What happens to a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    /// It never arrives, and its sender knows.
+    Refused,
+    /// It never arrives, and its sender does not know.
+    Lost,
+    /// It arrives, and its answer does not.
+    AnswerLost,
+}
+
+fn below(limit: u64) -> u64 {
+    stdx::random_u64() % limit
+}
+
+/// Up to `limit`.
+fn some(limit: Duration) -> Duration {
+    Duration::from_micros(below(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX).max(1)))
+}
+
+impl Link {
+    /// The way of `user`, in that weather.
+    pub fn new(address: &Address, user: User, weather: &Weather, court: &Court) -> Link {
+        Link { address: address.clone(), user, weather: weather.clone(), court: court.clone() }
+    }
+
+    fn fate(&self, write: bool) -> Fate {
+        match below(100) {
+            _ if !self.weather.is_bad() => Fate::Answered,
+            0..2 => Fate::Refused,
+            2..4 if write => Fate::Lost,
+            4..7 if write => Fate::AnswerLost,
+            _ => Fate::Answered,
+        }
+    }
+
+    /// Has `run` done on the server's machine, where it goes on whatever becomes of the one who asked.
+    async fn carry<T: Send + 'static>(
+        &self,
+        write: bool,
+        run: impl FnOnce(Arc<dyn Transport>) -> BoxFuture<'static, T> + Send,
+    ) -> Result<T, TransportError> {
+        let fate = self.fate(write);
+        stdx::sleep(some(DELAY_MAX)).await;
+        let serving = self.address.get().filter(|_| fate != Fate::Refused);
+        let Some(serving) = serving else { return Err(TransportError::Unreached("connection refused".into())) };
+        if fate == Fate::Lost {
+            stdx::sleep(some(DELAY_MAX)).await;
+            return Err(TransportError::Lost("connection reset".into()));
+        }
+        let answer = serving.node.run(run(serving.server.in_process(self.user.clone()))).await;
+        stdx::sleep(some(DELAY_MAX)).await;
+        match answer {
+            Ok(answer) if fate == Fate::Answered => Ok(answer),
+            _ => Err(TransportError::Lost("connection reset".into())),
+        }
+    }
+}
+
+fn client_error(error: TransportError, write: bool) -> ClientError {
+    match error {
+        error @ TransportError::Unreached(_) => ClientError::Transport(error),
+        error if write => ClientError::Unknown(error),
+        error => ClientError::Transport(error),
+    }
+}
+
+impl Transport for Link {
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
+        Box::pin(async move {
+            let write = request.is_write();
+            let call = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+                Box::pin(async move { transport.call(request).await })
+            };
+            let response = self.carry(write, call).await??;
+            if write && let Ok(object) = client::decode::object(&response) {
+                self.court.acknowledged(object.revision());
+            }
+            Ok(response)
+        })
+    }
+
+    fn list(&self, request: Request) -> BoxFuture<'_, Result<ObjectList, ClientError>> {
+        Box::pin(async move {
+            let list = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+                Box::pin(async move { transport.list(request).await })
+            };
+            self.carry(false, list).await.map_err(|error| client_error(error, false))?
+        })
+    }
+
+    fn object(&self, request: Request) -> BoxFuture<'_, Result<Arc<Object>, ClientError>> {
+        Box::pin(async move {
+            let write = request.is_write();
+            let object = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+                Box::pin(async move { transport.object(request).await })
+            };
+            let object = self.carry(write, object).await.map_err(|error| client_error(error, write))??;
+            if write {
+                self.court.acknowledged(object.revision());
+            }
+            Ok(object)
+        })
+    }
+
+    fn watch(&self, request: Request) -> BoxFuture<'_, Result<WatchStream, ClientError>> {
+        Box::pin(async move {
+            let bad = self.weather.is_bad();
+            let node = self.address.get().map(|serving| serving.node);
+            let watch = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+                Box::pin(async move { transport.watch(request).await })
+            };
+            let stream = self.carry(false, watch).await.map_err(|error| client_error(error, false))??;
+            let (Some(node), true) = (node, bad) else { return Ok(stream) };
+            Ok(lagging(&node, stream))
+        })
+    }
+}
+
+type Event = Result<WatchEvent, ClientError>;
+
+/// The stream with each event some time later than it came, in order, until the watch is lost.
+fn lagging(node: &NodeContext, mut stream: WatchStream) -> WatchStream {
+    let (stamped, mut due) = mpsc::channel::<(Mono, Event)>(ON_THE_WAY_MAX);
+    let (delivered, events) = mpsc::channel::<Event>(ON_THE_WAY_MAX);
+    drop(node.run(async move {
+        let mut last = mono();
+        while let Some(event) = stream.next().await {
+            let lag = if below(10) == 0 { some(LONG_LAG_MAX) } else { some(LAG_MAX) };
+            last = last.max(mono() + lag);
+            if stamped.send((last, event)).await.is_err() {
+                return;
+            }
+        }
+    }));
+    drop(node.run(async move {
+        let life = match below(3) {
+            0 => some(Duration::from_secs(60)),
+            _ => Duration::from_secs(3600),
+        };
+        let end = mono() + life;
+        while let Some((at, event)) = due.recv().await {
+            if at > end {
+                break;
+            }
+            stdx::sleep_until(at).await;
+            if delivered.send(event).await.is_err() {
+                return;
+            }
+        }
+        // Some watches end, and some only say no more for a while.
+        if below(2) == 0 {
+            stdx::sleep(some(Duration::from_secs(40))).await;
+        }
+    }));
+    Box::pin(futures_util::stream::unfold(events, |mut events| async move { Some((events.recv().await?, events)) }))
+}
