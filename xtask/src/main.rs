@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench}`.
 
+mod bench;
 mod codegen;
 mod example;
 mod place;
@@ -35,6 +36,8 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Measures what the budgets speak of, on the release binary.
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,5 +47,6 @@ fn main() -> anyhow::Result<()> {
         Chore::Tidy => tidy::run(&place::root()),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Codegen { check: false } => codegen::run(),
+        Chore::Bench(options) => bench::run(&options),
     }
 }

@@ -67,7 +67,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "isopod",
         ],
     ),
-    ("xtask", &["stdx", "api", "client", "runtime"]),
+    ("xtask", &["stdx", "api", "wire", "pki", "client", "runtime"]),
     ("example-api", &[]),
     ("e2e", &["stdx"]),
 ];

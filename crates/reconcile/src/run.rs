@@ -208,7 +208,12 @@ impl<C: Controller> Loop<C> {
         let now = Now { wall: wall(), mono: mono() };
         let plan = C::reconcile(&observed, now, &state.last, &self.work.facts, &mut state.memory);
         drop(observed);
-        tracing::trace!(controller = C::NAME, ?key, actions = plan.stages.iter().map(Vec::len).sum::<usize>(), "decided");
+        tracing::trace!(
+            controller = C::NAME,
+            ?key,
+            actions = plan.stages.iter().map(Vec::len).sum::<usize>(),
+            "decided"
+        );
         self.running += 1;
         let (work, finished, last) = (self.work.clone(), finished.clone(), state.last.clone());
         let (caches, resources) = (self.caches.clone(), self.resources.clone());

@@ -18,6 +18,10 @@ const DELAY_MAX: Duration = Duration::from_millis(60);
 /// Most events of a watch are so late at most; one in ten so much later.
 const LAG_MAX: Duration = Duration::from_millis(800);
 const LONG_LAG_MAX: Duration = Duration::from_secs(6);
+/// One watch in three lives up to so long.
+const LIFE_MAX: Duration = Duration::from_secs(60);
+/// One lost watch in two is silent up to so long before it ends.
+const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Events on their way.
 const ON_THE_WAY_MAX: usize = 65_536;
 
@@ -175,28 +179,33 @@ impl Transport for Link {
 
     fn watch(&self, request: Request) -> BoxFuture<'_, Result<WatchStream, ClientError>> {
         Box::pin(async move {
-            let bad = self.weather.is_bad();
             let node = self.address.get().map(|serving| serving.node);
             let watch = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
                 Box::pin(async move { transport.watch(request).await })
             };
             let stream = self.carry(false, watch).await.map_err(|error| client_error(error, false))??;
-            let (Some(node), true) = (node, bad) else { return Ok(stream) };
-            Ok(lagging(&node, stream))
+            let gone = || ClientError::Transport(TransportError::Lost("connection reset".into()));
+            Ok(carried(&node.ok_or_else(gone)?, stream, self.weather.clone()))
         })
     }
 }
 
 type Event = Result<WatchEvent, ClientError>;
 
-/// The stream with each event some time later than it came, in order, until the watch is lost.
-fn lagging(node: &NodeContext, mut stream: WatchStream) -> WatchStream {
+/// The stream as its receiver sees it: in bad weather each event comes some time later than it was sent, in order, until
+/// the watch is lost. It is read on the server's machine, by whose clock it lives.
+fn carried(node: &NodeContext, mut stream: WatchStream, weather: Weather) -> WatchStream {
     let (stamped, mut due) = mpsc::channel::<(Mono, Event)>(ON_THE_WAY_MAX);
     let (delivered, events) = mpsc::channel::<Event>(ON_THE_WAY_MAX);
+    let lagging = weather.clone();
     drop(node.run(async move {
         let mut last = mono();
         while let Some(event) = stream.next().await {
-            let lag = if below(10) == 0 { some(LONG_LAG_MAX) } else { some(LAG_MAX) };
+            let lag = match below(10) {
+                _ if !lagging.is_bad() => Duration::ZERO,
+                0 => some(LONG_LAG_MAX),
+                _ => some(LAG_MAX),
+            };
             last = last.max(mono() + lag);
             if stamped.send((last, event)).await.is_err() {
                 return;
@@ -204,13 +213,10 @@ fn lagging(node: &NodeContext, mut stream: WatchStream) -> WatchStream {
         }
     }));
     drop(node.run(async move {
-        let life = match below(3) {
-            0 => some(Duration::from_secs(60)),
-            _ => Duration::from_secs(3600),
-        };
-        let end = mono() + life;
+        let short = below(3) == 0;
+        let end = mono() + some(LIFE_MAX);
         while let Some((at, event)) = due.recv().await {
-            if at > end {
+            if short && at > end && weather.is_bad() {
                 break;
             }
             stdx::sleep_until(at).await;
@@ -219,8 +225,8 @@ fn lagging(node: &NodeContext, mut stream: WatchStream) -> WatchStream {
             }
         }
         // Some watches end, and some only say no more for a while.
-        if below(2) == 0 {
-            stdx::sleep(some(Duration::from_secs(40))).await;
+        if weather.is_bad() && below(2) == 0 {
+            stdx::sleep(some(SILENCE_MAX)).await;
         }
     }));
     Box::pin(futures_util::stream::unfold(events, |mut events| async move { Some((events.recv().await?, events)) }))

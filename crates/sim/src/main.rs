@@ -12,6 +12,15 @@ struct Asked {
     log: bool,
 }
 
+/// Shows the wall clock of the simulated machine that logs.
+struct NodeTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for NodeTime {
+    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{}", stdx::wall().strftime("%H:%M:%S%.3f"))
+    }
+}
+
 fn asked() -> anyhow::Result<Asked> {
     let mut asked = Asked { seeds: 0..20, log: false };
     let mut words = std::env::args().skip(1);
@@ -40,7 +49,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let asked = asked()?;
     if asked.log {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
+        let format = tracing_subscriber::fmt().with_ansi(false).with_timer(NodeTime);
+        format.with_env_filter(filter).with_writer(std::io::stderr).init();
     }
     let next = AtomicU64::new(asked.seeds.start);
     let failures: Mutex<u64> = Mutex::new(0);

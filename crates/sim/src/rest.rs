@@ -64,7 +64,9 @@ impl Sight {
         if counts != [desired; 3] || status.observed_generation != self.deployment.metadata.generation {
             let sets: Vec<String> = self.sets.iter().map(shown).collect();
             let sets = sets.join(", ");
-            return no(format!("{desired} desired, and the status says {counts:?} (replicas, updated, available): {sets}"));
+            return no(format!(
+                "{desired} desired, and the status says {counts:?} (replicas, updated, available): {sets}"
+            ));
         }
         let live: Vec<&Arc<Object>> = self.pods.iter().filter(|pod| pod.meta().deletion.is_none()).collect();
         if live.len() != self.pods.len() || i32::try_from(live.len()) != Ok(desired) {

@@ -3,13 +3,14 @@
 //! Every bench runs in network, mount and process namespaces of its own, so that nothing it starts outlives it or
 //! meets a cluster that runs on the machine.
 
-mod api;
 mod load;
 mod memory;
 mod peer;
+mod pod;
 mod pod_start;
 mod ready;
 mod report;
+mod requests;
 mod server;
 mod stage;
 mod watches;
@@ -20,7 +21,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{example, release};
+use crate::release::Release;
+use crate::{example, place, release};
 use report::Report;
 use stage::Stage;
 
@@ -32,9 +34,9 @@ pub struct Options {
     /// A folder with another Kubernetes' `kube-apiserver` and its `etcd`, which then bear the same load.
     #[arg(long, value_name = "FOLDER")]
     peer: Option<PathBuf>,
-    /// A binary built before, in place of a build of this checkout.
-    #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
+    /// A folder with `isopod` and `example-api` that were built before, in place of a build of this checkout.
+    #[arg(long, value_name = "FOLDER")]
+    release: Option<PathBuf>,
 }
 
 type Bench = fn(&Stage) -> Result<Report>;
@@ -44,9 +46,9 @@ const BENCHES: &[(&str, Bench)] = &[
     ("ready", ready::run),
     ("memory", memory::run),
     ("pod-start", pod_start::run),
-    ("creates", api::creates),
-    ("gets", api::gets),
-    ("lists", api::lists),
+    ("creates", requests::creates),
+    ("gets", requests::gets),
+    ("lists", requests::lists),
     ("watches", watches::run),
 ];
 
@@ -76,18 +78,30 @@ fn prepared(folder: &Path) -> (PathBuf, PathBuf) {
 
 /// Builds what needs the network, then goes on as the child of a first process in namespaces of its own.
 fn enter(options: &Options) -> Result<()> {
-    let release = release::build()?;
+    let release = match &options.release {
+        Some(folder) => Release { isopod: folder.join("isopod"), example: folder.join("example-api") },
+        None => release::build()?,
+    };
     let folder = std::env::temp_dir().join(format!("isopod-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let (isopod, archive) = prepared(&folder);
-    let built = options.binary.as_ref().unwrap_or(&release.isopod);
-    std::fs::copy(built, &isopod).with_context(|| format!("copy {}", built.display()))?;
+    std::fs::copy(&release.isopod, &isopod).with_context(|| format!("copy {}", release.isopod.display()))?;
     let packed = example::archive(&release, example::IMAGE)?;
     std::fs::copy(&packed, &archive).with_context(|| format!("copy {}", packed.display()))?;
     let mut unshare = Command::new("unshare");
     unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     // The first process of a process namespace inherits orphans; a shell reaps them while it waits.
-    unshare.args(["sh", "-c", "mount -t tmpfs isopod-bench /run && ip link set lo up && \"$@\"; ended=$?; rm -rf \"$0\"; exit $ended"]);
-    unshare.arg(&folder).arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
+    unshare.args([
+        "sh",
+        "-c",
+        "mount -t tmpfs isopod-bench /run && ip link set lo up && \"$@\"; ended=$?; rm -rf \"$0\"; exit $ended",
+    ]);
+    unshare.arg(&folder).arg(optimized()?).args(std::env::args_os().skip(1));
     Err(unshare.env(INSIDE, &folder).exec()).context("run unshare, of the package util-linux")
+}
+
+/// This very program as a release build: what bears the load must not be what limits it.
+fn optimized() -> Result<PathBuf> {
+    place::run(place::cargo().args(["build", "--release", "--locked", "--package", "xtask"]))?;
+    Ok(place::target().join("release/xtask"))
 }

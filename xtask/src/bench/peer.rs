@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use client::ClientConfig;
 use client::config::Credentials;
 use pki::authority::LEAF_LIFETIME;
-use pki::{Authority, Purpose, Signed, TokenKey};
+use pki::{Authority, Purpose, Signed};
 
 use super::server::{Cores, Server};
 use super::stage::Stage;
@@ -53,12 +53,10 @@ impl Keys {
         let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let serving = Purpose::Server { names: vec!["localhost".into()], addresses };
         let serving = authority.sign("kube-apiserver", &serving, now, LEAF_LIFETIME)?;
-        let token_key = TokenKey::generate()?;
         for (name, text) in [
             ("ca.crt", authority.certificate_pem()),
             ("tls.crt", &serving.certificate_pem),
             ("tls.key", &serving.key_pem),
-            ("sa.key", token_key.pem()),
         ] {
             pki::files::write_private(&folder.join(name), text)?;
         }
@@ -82,8 +80,8 @@ fn apiserver(binaries: &Path, folder: &Path) -> Result<Child> {
         format!("--client-ca-file={}", file("ca.crt")),
         format!("--tls-cert-file={}", file("tls.crt")),
         format!("--tls-private-key-file={}", file("tls.key")),
-        format!("--service-account-key-file={}", file("sa.key")),
-        format!("--service-account-signing-key-file={}", file("sa.key")),
+        format!("--service-account-key-file={}", file("tls.crt")),
+        format!("--service-account-signing-key-file={}", file("tls.key")),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),

@@ -15,10 +15,11 @@ pub struct Measure {
 pub enum Unit {
     Milliseconds,
     Microseconds,
+    Kilobytes,
     Megabytes,
+    Percent,
     /// Of something a second; the more the better.
     PerSecond,
-    Count,
 }
 
 impl Unit {
@@ -26,9 +27,10 @@ impl Unit {
         match self {
             Unit::Milliseconds => format!("{value:.1} ms"),
             Unit::Microseconds => format!("{value:.1} µs"),
+            Unit::Kilobytes => format!("{value:.1} KB"),
             Unit::Megabytes => format!("{value:.1} MB"),
+            Unit::Percent => format!("{value:.2} %"),
             Unit::PerSecond => format!("{value:.0} /s"),
-            Unit::Count => format!("{value:.0}"),
         }
     }
 
@@ -110,10 +112,8 @@ mod tests {
             each("cost", Duration::from_micros(100), 10, "≥ 5 ×"),
             rate("throughput", 300, Duration::from_secs(1), ""),
         ];
-        let peer = vec![
-            each("cost", Duration::from_micros(600), 10, ""),
-            rate("throughput", 100, Duration::from_secs(1), ""),
-        ];
+        let peer =
+            vec![each("cost", Duration::from_micros(600), 10, ""), rate("throughput", 100, Duration::from_secs(1), "")];
         let table = Report { ours, peer: Some(("v1".into(), peer)) }.table("gets");
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "| gets       | measured | budget | v1      | ratio |");

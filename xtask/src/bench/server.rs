@@ -35,7 +35,10 @@ pub struct Server {
 
 enum Kind {
     /// Its data folder and binary, for `down`.
-    Isopod { binary: PathBuf, data: PathBuf },
+    Isopod {
+        binary: PathBuf,
+        data: PathBuf,
+    },
     Peer,
 }
 
@@ -125,6 +128,9 @@ impl Server {
     /// Ends the server's own processes, the last started first; pods and data stay.
     pub fn interrupt(&mut self) -> Result<()> {
         while let Some(mut child) = self.children.pop() {
+            if child.try_wait()?.is_some() {
+                continue;
+            }
             let pid = rustix::process::Pid::from_child(&child);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("end the server")?;
             child.wait()?;
@@ -168,9 +174,33 @@ pub fn running(is_it: impl Fn(&Path) -> bool) -> Result<Vec<u32>> {
 
 /// User and system time of a process, of all its threads.
 fn cpu(pid: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("read the account of {pid}"))?;
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("read the account of {pid}"))?;
     // The name in parentheses may hold anything; the fields after it are numbered from three.
     let (_, fields) = stat.rsplit_once(')').context("an account has a name")?;
     let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// Memory of some processes in megabytes.
+pub struct Memory {
+    /// What is shared counts in parts.
+    pub total: f64,
+    pub anonymous: f64,
+}
+
+/// The sum of their proportional set sizes.
+pub fn proportional_memory(processes: &[u32]) -> Result<Memory> {
+    let mut memory = Memory { total: 0.0, anonymous: 0.0 };
+    for pid in processes {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+            .with_context(|| format!("read the maps of {pid}"))?;
+        let kilobytes = |field: &str| {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(field));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
+        };
+        memory.total += kilobytes("Pss:") * 1024.0 / 1e6;
+        memory.anonymous += kilobytes("Pss_Anon:") * 1024.0 / 1e6;
+    }
+    Ok(memory)
 }
