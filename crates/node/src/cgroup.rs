@@ -7,10 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use api::decide::resources::PodResources;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::pod::create::{QUOTA_PERIOD, amount, quota, shares};
-use crate::pod::{containers, spec, uid};
+use crate::pod::create::{QUOTA_PERIOD, quota, shares};
+use crate::pod::{spec, uid};
 
 /// Controllers of version 1 that pods have groups in.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
@@ -160,36 +161,32 @@ pub fn remove_tree(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
-/// What all of a pod's containers may use together. A limit holds for the pod only when every container has one.
+/// What all of a pod's containers may use together. A limit holds for the pod only when every container has one. Upstream:
+/// `ResourceConfigForPod`.
 pub fn limits(pod: &Pod) -> Limits {
-    let spec = spec(pod);
-    let mut limits = Limits::default();
-    let mut request = 0;
-    let (mut all_cpu, mut all_memory, mut cpu) = (true, true, 0);
-    for container in &spec.containers {
-        let resources = container.resources.clone().unwrap_or_default();
-        let cpu_limit = amount(resources.limits.as_ref(), "cpu").map(|quantity| quantity.milli_value());
-        let cpu_request = amount(resources.requests.as_ref(), "cpu").map(|quantity| quantity.milli_value());
-        let memory_limit = amount(resources.limits.as_ref(), "memory").map(|quantity| quantity.value());
-        request += cpu_request.or(cpu_limit).unwrap_or(0);
-        all_cpu &= cpu_limit.is_some();
-        all_memory &= memory_limit.is_some();
-        cpu += cpu_limit.unwrap_or(0);
-        limits.memory_bytes += memory_limit.unwrap_or(0);
+    let mut resources = match PodResources::of(&spec(pod)) {
+        Ok(resources) => resources,
+        Err(error) => {
+            tracing::error!(pod = uid(pod), %error, "amounts that no accepted pod has: it is not limited");
+            return Limits::default();
+        }
+    };
+    for container in &mut resources.containers {
+        if let (None, Some(limit)) = (container.requests.get("cpu"), container.limits.get("cpu")) {
+            container.requests.set("cpu", limit);
+        }
     }
-    for (_, container) in containers(&spec).filter(|(role, _)| *role == crate::pod::Role::Init) {
-        let resources = container.resources.clone().unwrap_or_default();
-        let limit = |name| amount(resources.limits.as_ref(), name);
-        all_cpu &= limit("cpu").is_some();
-        all_memory &= limit("memory").is_some();
-        cpu = cpu.max(limit("cpu").map_or(0, |quantity| quantity.milli_value()));
-        limits.memory_bytes = limits.memory_bytes.max(limit("memory").map_or(0, |quantity| quantity.value()));
-        request = request.max(amount(resources.requests.as_ref(), "cpu").map_or(0, |quantity| quantity.milli_value()));
+    let all = resources.limits();
+    let limit = |name: &str| {
+        let whole = resources.pod.as_ref().is_some_and(|pod| pod.limits.get(name).is_some());
+        let each = resources.containers.iter().all(|container| container.limits.get(name).is_some());
+        all.get(name).filter(|_| whole || each)
+    };
+    Limits {
+        cpu_shares: shares(resources.requests().amount("cpu").milli_value()),
+        cpu_quota: limit("cpu").map_or(0, |cpu| quota(cpu.milli_value())),
+        memory_bytes: limit("memory").map_or(0, |memory| memory.value()),
     }
-    limits.cpu_shares = shares(request);
-    limits.cpu_quota = if all_cpu { quota(cpu) } else { 0 };
-    limits.memory_bytes = if all_memory { limits.memory_bytes } else { 0 };
-    limits
 }
 
 #[cfg(test)]
@@ -209,6 +206,17 @@ mod tests {
         assert_eq!(limits(&pod(both)), Limits { cpu_shares: 1536, cpu_quota: 150_000, memory_bytes: 128 << 20 });
         let one = r#"{"name":"a","resources":{"limits":{"cpu":"500m"}}},{"name":"b"}"#;
         assert_eq!(limits(&pod(one)), Limits { cpu_shares: 512, cpu_quota: 0, memory_bytes: 0 });
+    }
+
+    #[test]
+    fn a_sidecar_counts_beside_the_others_and_an_init_container_before_them() {
+        let limited = |name: &str, cpu: &str, more: &str| {
+            format!(r#"{{"name":"{name}","resources":{{"limits":{{"cpu":"{cpu}","memory":"64Mi"}}}}{more}}}"#)
+        };
+        let mut pod = pod(&limited("a", "1", ""));
+        let inits = [limited("s", "500m", r#","restartPolicy":"Always""#), limited("i", "2", "")].join(",");
+        pod.spec.as_mut().unwrap().init_containers = serde_json::from_str(&format!("[{inits}]")).unwrap();
+        assert_eq!(limits(&pod), Limits { cpu_shares: 2560, cpu_quota: 250_000, memory_bytes: 128 << 20 });
     }
 
     #[test]

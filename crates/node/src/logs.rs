@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
+pub mod rotate;
+
 /// Bytes read from a log at once.
 const CHUNK: usize = 64 * 1024;
 /// The longest line that is held together; CRI writers split at 16 KiB.
@@ -147,6 +149,18 @@ pub fn tail(path: &Path, lines: u64, bytes_max: usize) -> Vec<u8> {
     read().unwrap_or_default()
 }
 
+/// Removes a log with what was rotated away of it.
+pub fn remove(path: &Path) {
+    for file in rotate::generations(path).into_iter().chain([path.to_owned()]) {
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %file.display(), %error, "log not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A container's log as the reader sees it, to its present end, or for as long as the container runs.
 ///
 /// # Errors
@@ -163,8 +177,17 @@ pub fn stream(
     let start = options.tail_lines.map_or(Ok(0), |lines| tail_offset(&mut file, lines))?;
     file.seek(SeekFrom::Start(start))?;
     let events = runtime.events();
-    let reader =
-        Reader { path, file, formatter: Formatter::new(options), watcher, runtime, container_id, events, ended: false };
+    let reader = Reader {
+        path,
+        file,
+        formatter: Formatter::new(options),
+        watcher,
+        runtime,
+        container_id,
+        events,
+        ended: false,
+        drained: false,
+    };
     Ok(futures_util::stream::try_unfold(reader, |mut reader| async move {
         Ok(reader.next().await?.map(|bytes| (bytes, reader)))
     }))
@@ -180,6 +203,8 @@ struct Reader {
     events: cri::Events,
     /// The container has ended: what is in the file now is all.
     ended: bool,
+    /// The file was rotated, and has been read to its end since.
+    drained: bool,
 }
 
 impl Reader {
@@ -201,23 +226,28 @@ impl Reader {
             if self.watcher.is_none() || ended {
                 return Ok(None);
             }
-            if self.rotated()? {
-                continue;
+            match self.rotated()? {
+                // What was written between the last look and the rotation is still to be read.
+                true if !self.drained => self.drained = true,
+                true => self.turn_over()?,
+                false => self.wait().await?,
             }
-            self.wait().await?;
         }
     }
 
-    /// Opens the file that took the place of a rotated one.
+    /// Whether another file has taken the place of this one, to which nothing is written any more.
     fn rotated(&mut self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(present) = std::fs::metadata(&self.path) else { return Ok(false) };
-        if present.ino() == self.file.metadata()?.ino() {
-            return Ok(false);
-        }
+        Ok(present.ino() != self.file.metadata()?.ino())
+    }
+
+    /// Opens the file that took the place of a rotated one.
+    fn turn_over(&mut self) -> io::Result<()> {
         self.watcher = Some(Watcher::new(&self.path)?);
         self.file = File::open(&self.path)?;
-        Ok(true)
+        self.drained = false;
+        Ok(())
     }
 
     async fn wait(&mut self) -> io::Result<()> {

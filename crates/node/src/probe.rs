@@ -8,11 +8,15 @@ use std::time::Duration;
 use cri::Runtime;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// As much of an answer as is read and told. Upstream: `maxRespBodyLength`.
-const ANSWER_BYTES_MAX: u64 = 10 * 1024;
+mod grpc;
+mod http;
+
+pub use http::{Place, http_get};
+
+/// As much of a command's output as is told. Upstream: `maxReadLength`.
+const ANSWER_BYTES_MAX: usize = 10 * 1024;
 
 /// What a probe found once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +74,23 @@ pub struct Asked<'a> {
     pub pod_ip: Option<IpAddr>,
 }
 
+impl Asked<'_> {
+    /// The host that is asked for, else the pod.
+    pub fn host(&self, wanted: Option<&str>) -> String {
+        let wanted = wanted.filter(|host| !host.is_empty()).map(str::to_owned);
+        wanted.or(self.pod_ip.map(|ip| ip.to_string())).unwrap_or_default()
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// A timeout as Go prints it.
+fn go_seconds(duration: Duration) -> String {
+    crate::pod::plan::go_duration(duration)
+}
+
 /// Asks once.
 pub async fn ask(asked: &Asked<'_>, probe: &Probe) -> Found {
     let timeout =
@@ -80,12 +101,18 @@ pub async fn ask(asked: &Asked<'_>, probe: &Probe) -> Found {
     if let Some(get) = &probe.http_get {
         return ask_http(asked, get, timeout).await;
     }
+    if let Some(grpc) = &probe.grpc {
+        let Some(port) = u16::try_from(grpc.port).ok().filter(|port| *port > 0) else {
+            return Found::Bad(format!("invalid port number: {}", grpc.port));
+        };
+        let authority = authority(&asked.host(None), port);
+        return grpc::ask(&authority, grpc.service.as_deref().unwrap_or_default(), timeout).await;
+    }
     if let Some(socket) = &probe.tcp_socket {
         let Some(port) = port(&socket.port, asked.container) else {
             return Found::Bad(format!("couldn't find port: {}", shown(&socket.port)));
         };
-        let host = socket.host.clone().filter(|host| !host.is_empty()).or(asked.pod_ip.map(|ip| ip.to_string()));
-        let address = format!("{}:{port}", host.unwrap_or_default());
+        let address = authority(&asked.host(socket.host.as_deref()), port);
         return match stdx::timeout(timeout, TcpStream::connect(&address)).await {
             Ok(Ok(_)) => Found::Good,
             Ok(Err(error)) => Found::Bad(format!("dial tcp {address}: {}", dial_error(&error))),
@@ -101,7 +128,7 @@ async fn ask_exec(asked: &Asked<'_>, command: Vec<String>, timeout: Duration) ->
         Ok(response) => {
             let mut output = response.stdout;
             output.extend_from_slice(&response.stderr);
-            output.truncate(usize::try_from(ANSWER_BYTES_MAX).unwrap_or(usize::MAX));
+            output.truncate(ANSWER_BYTES_MAX);
             Found::Bad(String::from_utf8_lossy(&output).into_owned())
         }
         Err(cri::Error::DeadlineExceeded(_)) => {
@@ -115,10 +142,9 @@ async fn ask_http(asked: &Asked<'_>, get: &HTTPGetAction, timeout: Duration) -> 
     let Some(port) = port(&get.port, asked.container) else {
         return Found::Bad(format!("couldn't find port: {}", shown(&get.port)));
     };
-    let host =
-        get.host.clone().filter(|host| !host.is_empty()).or(asked.pod_ip.map(|ip| ip.to_string())).unwrap_or_default();
-    let url = format!("http://{host}:{port}{}", rooted(get.path.as_deref().unwrap_or_default()));
-    match stdx::timeout(timeout, http_get(&host, port, get)).await {
+    let place = Place::new(get, asked.host(get.host.as_deref()), port);
+    let url = place.url();
+    match stdx::timeout(timeout, http_get(&place, get)).await {
         Ok(Ok(code)) if (200..400).contains(&code) => Found::Good,
         Ok(Ok(code)) => Found::Bad(format!("HTTP probe failed with statuscode: {code}")),
         Ok(Err(error)) => Found::Bad(format!("Get {url:?}: {error}")),
@@ -126,43 +152,6 @@ async fn ask_http(asked: &Asked<'_>, get: &HTTPGetAction, timeout: Duration) -> 
             "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         )),
     }
-}
-
-fn rooted(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
-}
-
-/// Asks a web server, and answers with its status code. Used by probes and hooks.
-pub async fn http_get(host: &str, port: u16, get: &HTTPGetAction) -> Result<u16, String> {
-    let address = format!("{host}:{port}");
-    let mut stream =
-        TcpStream::connect(&address).await.map_err(|error| format!("dial tcp {address}: {}", dial_error(&error)))?;
-    let headers = get.http_headers.as_deref().unwrap_or_default();
-    let has = |name: &str| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
-    let mut request = format!("GET {} HTTP/1.1\r\n", rooted(get.path.as_deref().unwrap_or_default()));
-    for (name, value) in [("Host", address.as_str()), ("User-Agent", "kube-probe/1.36"), ("Accept", "*/*")] {
-        if !has(name) {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-    }
-    for header in headers {
-        request.push_str(&format!("{}: {}\r\n", header.name, header.value));
-    }
-    request.push_str("Connection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-    let mut answer = Vec::new();
-    let mut limited = (&mut stream).take(ANSWER_BYTES_MAX);
-    // The status line is all that counts; the rest of the answer is not waited for.
-    while !answer.windows(2).any(|pair| pair == b"\r\n") {
-        match limited.read_buf(&mut answer).await {
-            Ok(0) => return Err("EOF".into()),
-            Ok(_) => {}
-            Err(error) => return Err(format!("read tcp {address}: {}", dial_error(&error))),
-        }
-    }
-    let line = String::from_utf8_lossy(&answer);
-    let code = line.split(' ').nth(1).and_then(|code| code.get(..3)).and_then(|code| code.parse().ok());
-    code.filter(|_| line.starts_with("HTTP/1.")).ok_or_else(|| "malformed HTTP response".into())
 }
 
 /// Go's words for what the kernel said.
@@ -207,24 +196,5 @@ mod tests {
         let verdicts: Vec<Option<bool>> =
             [true, false, false, true, false, false, false, true].map(|good| tally.count(good, &probe)).into();
         assert_eq!(verdicts, [Some(true), None, None, Some(true), None, None, Some(false), Some(true)]);
-    }
-
-    #[tokio::test]
-    async fn reads_the_status_line_and_says_why_it_cannot() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = stdx::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 512];
-            let length = stream.read(&mut request).await.unwrap();
-            stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await.unwrap();
-            String::from_utf8_lossy(&request[..length]).into_owned()
-        });
-        let get = HTTPGetAction { path: Some("/health".into()), ..HTTPGetAction::default() };
-        assert_eq!(http_get("127.0.0.1", port, &get).await, Ok(503));
-        let request = server.await.unwrap();
-        assert!(request.starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
-        let refused = http_get("127.0.0.1", port, &get).await.unwrap_err();
-        assert_eq!(refused, format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
     }
 }

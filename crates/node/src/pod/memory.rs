@@ -20,6 +20,18 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// Why a pod has failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Such as `DeadlineExceeded` or `Evicted`.
+    pub reason: String,
+    pub message: String,
+    /// In place of the pod's own grace period.
+    pub grace_seconds: Option<u64>,
+    /// The node ended it for its own sake: a condition says so.
+    pub disrupted: bool,
+}
+
 /// How often something was tried, and how long to wait before the next try. Upstream: `client-go/util/flowcontrol.Backoff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tries {
@@ -92,8 +104,14 @@ pub struct Memory {
     pub under_way: BTreeSet<String>,
     /// When a failed step may be tried again, by what it is about.
     pub retry_at: BTreeMap<String, Mono>,
-    /// Containers that were asked to end.
+    /// What of an ending pod is done: it is out of the `rules`, and the `pod` is cleaned up.
     pub stopping: BTreeSet<String>,
+    /// Why the whole pod is over, whatever its containers do.
+    pub verdict: Option<Verdict>,
+    /// Since when all of the pod is to end.
+    pub ending_since: Option<Mono>,
+    /// Containers, by id, whose preStop hook has run while they wait for their turn to end.
+    pub hooks_run: BTreeSet<String>,
 }
 
 #[cfg(test)]

@@ -9,9 +9,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus as Told, Pod, PodSpec};
 use stdx::Mono;
 
-use super::memory::{Memory, Waiting};
+use super::memory::{Memory, Verdict, Waiting};
 use super::seen::Seen;
-use super::{Role, containers, full_name, spec};
+use super::{Role, containers, full_name, ordinary_form, spec};
+
+mod end;
+pub mod policy;
+
+use policy::starts_again;
 
 /// The exit code of a container that ran and of which nothing is left. Upstream: `convertToAPIContainerStatuses`.
 pub const LOST_CODE: i32 = 137;
@@ -27,6 +32,8 @@ pub enum Step {
     Start { name: String, attempt: u32 },
     /// Run the container's preStop hook and end it within `grace_seconds`.
     Kill { id: String, name: String, grace_seconds: u64, why: Why },
+    /// Run a container's preStop hook before it is the container's turn to end.
+    PreStop { id: String, name: String, grace_seconds: u64 },
     /// Forget a container that has ended and that no status needs.
     RemoveContainer { id: String },
     /// Stop a sandbox that is of no use any more.
@@ -44,7 +51,7 @@ pub enum Step {
 pub enum Why {
     /// The pod is being deleted, or has ended.
     PodEnds,
-    /// A probe condemned it; the event's message.
+    /// A probe condemned it; the event's whole message.
     Unhealthy(String),
     /// It runs in a sandbox that is gone.
     SandboxLost,
@@ -59,6 +66,7 @@ impl Step {
             }
             Step::Withdraw => "rules".into(),
             Step::Start { name, .. } | Step::Kill { name, .. } => format!("container {name}"),
+            Step::PreStop { name, .. } => format!("hook {name}"),
             Step::RemoveContainer { id } | Step::RemoveSandbox { id } => format!("ended {id}"),
         }
     }
@@ -103,12 +111,32 @@ pub struct Moment {
 pub fn plan(pod: &Pod, stage: Stage, seen: &Seen, memory: &Memory, now: Moment) -> Plan {
     let spec = spec(pod);
     let mut plan = match stage {
-        Stage::Wanted if ended(pod, &spec, seen) => ended_plan(&spec, seen),
+        Stage::Wanted if memory.verdict.is_some() || ended(pod, &spec, seen) => {
+            ended_plan(&spec, seen, memory, now.mono)
+        }
         Stage::Wanted => wanted(pod, &spec, seen, memory, now),
-        Stage::Ending { grace_seconds } => ending(seen, memory, grace_seconds),
+        Stage::Ending { grace_seconds } => ending(&spec, seen, memory, grace_seconds, now.mono),
     };
     hold_back(&mut plan, memory, now.mono);
     plan
+}
+
+/// Whether a pod was active for as long as it may be, or how long it still may. Upstream: `activeDeadlineHandler`.
+pub fn deadline(pod: &Pod, now: Timestamp) -> Option<Result<Duration, Verdict>> {
+    let seconds = u64::try_from(pod.spec.as_ref()?.active_deadline_seconds?).ok()?;
+    let begun = pod.status.as_ref()?.start_time.as_ref()?.0;
+    let active = Duration::try_from(now.duration_since(begun)).unwrap_or_default();
+    let left = Duration::from_secs(seconds).saturating_sub(active);
+    Some(if left.is_zero() {
+        Err(Verdict {
+            reason: "DeadlineExceeded".into(),
+            message: "Pod was active on the node longer than the specified deadline".into(),
+            grace_seconds: None,
+            disrupted: false,
+        })
+    } else {
+        Ok(left)
+    })
 }
 
 /// Takes out steps whose subject is under way or has to wait after a failure.
@@ -134,33 +162,25 @@ fn sooner(plan: &mut Plan, left: Duration) {
     plan.again_within = Some(plan.again_within.map_or(left, |other| other.min(left)));
 }
 
-/// Whether a container that ended with `code` is not started again.
-fn stays_ended(spec: &PodSpec, role: Role, code: i32) -> bool {
-    match (spec.restart_policy.as_deref(), role) {
-        (Some("Never"), _) => true,
-        (Some("OnFailure"), _) | (_, Role::Init) => code == 0,
-        _ => false,
-    }
-}
-
 /// What the pod's status told last of a container.
 pub fn told<'p>(pod: &'p Pod, role: Role, name: &str) -> Option<&'p Told> {
     let status = pod.status.as_ref()?;
     let list = match role {
-        Role::Init => status.init_container_statuses.as_ref(),
+        Role::Init | Role::Sidecar => status.init_container_statuses.as_ref(),
+        Role::Ephemeral => status.ephemeral_container_statuses.as_ref(),
         Role::Main => status.container_statuses.as_ref(),
     };
     list?.iter().find(|status| status.name == name)
 }
 
 /// How a container ended: as the runtime knows, or, where a restart of the machine made it forget, as the status told.
-fn exit_code(pod: &Pod, spec: &PodSpec, seen: &Seen, role: Role, name: &str) -> Option<i32> {
-    if let Some(newest) = seen.newest(name) {
+fn exit_code(pod: &Pod, spec: &PodSpec, seen: &Seen, role: Role, container: &Container) -> Option<i32> {
+    if let Some(newest) = seen.newest(&container.name) {
         return (newest.state == ContainerState::Exited).then_some(newest.exit.exit_code);
     }
-    let state = told(pod, role, name)?.state.as_ref()?;
+    let state = told(pod, role, &container.name)?.state.as_ref()?;
     // One that ran and is lost is not run again where that is not wanted.
-    let lost = || (state.running.is_some() && spec.restart_policy.as_deref() == Some("Never")).then_some(LOST_CODE);
+    let lost = || (state.running.is_some() && !starts_again(spec, role, container, LOST_CODE)).then_some(LOST_CODE);
     state.terminated.as_ref().map(|terminated| terminated.exit_code).or_else(lost)
 }
 
@@ -179,23 +199,21 @@ pub fn ended(pod: &Pod, spec: &PodSpec, seen: &Seen) -> bool {
     if let Some("Succeeded" | "Failed") = pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         return true;
     }
-    let code = |role: Role, container: &Container| exit_code(pod, spec, seen, role, &container.name);
-    let init_failed = spec.restart_policy.as_deref() == Some("Never")
-        && spec
-            .init_containers
-            .iter()
-            .flatten()
-            .any(|container| code(Role::Init, container).is_some_and(|code| code != 0));
-    let over = |container| code(Role::Main, container).is_some_and(|code| stays_ended(spec, Role::Main, code));
-    init_failed || spec.containers.iter().all(over)
+    let for_good = |role: Role, container: &Container| {
+        let code = exit_code(pod, spec, seen, role, container);
+        code.filter(|code| !starts_again(spec, role, container, *code))
+    };
+    let init_failed = |(role, container)| role == Role::Init && for_good(role, container).is_some_and(|code| code != 0);
+    containers(spec).any(init_failed)
+        || spec.containers.iter().all(|container| for_good(Role::Main, container).is_some())
 }
 
 /// What remains of a pod that has ended: its sandbox is of no use, its containers stay for their logs.
-fn ended_plan(spec: &PodSpec, seen: &Seen) -> Plan {
-    let grace_seconds = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let kills = seen.running().map(|container| kill(container, grace_seconds.unwrap_or(30), Why::PodEnds));
-    let mut steps: Vec<Step> = kills.collect();
-    if steps.is_empty() {
+fn ended_plan(spec: &PodSpec, seen: &Seen, memory: &Memory, now: Mono) -> Plan {
+    let of_verdict = memory.verdict.as_ref().and_then(|verdict| verdict.grace_seconds);
+    let of_pod = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let (mut steps, again_within) = end::kills(spec, seen, memory, of_verdict.or(of_pod).unwrap_or(30), now);
+    if seen.running().next().is_none() {
         steps.extend(
             seen.sandboxes
                 .iter()
@@ -204,20 +222,20 @@ fn ended_plan(spec: &PodSpec, seen: &Seen) -> Plan {
                 .map(|sandbox| Step::StopSandbox { id: sandbox.id.clone() }),
         );
     }
-    Plan { finished: steps.is_empty(), steps, ..Plan::default() }
+    Plan { finished: steps.is_empty() && again_within.is_none(), steps, again_within, ..Plan::default() }
 }
 
 fn kill(container: &ContainerStatus, grace_seconds: u64, why: Why) -> Step {
     Step::Kill { id: container.id.clone(), name: container.metadata.name.clone(), grace_seconds, why }
 }
 
-fn ending(seen: &Seen, memory: &Memory, grace_seconds: u64) -> Plan {
+fn ending(spec: &PodSpec, seen: &Seen, memory: &Memory, grace_seconds: u64, now: Mono) -> Plan {
     if !memory.stopping.contains("rules") {
         return Plan { steps: vec![Step::Withdraw], ..Plan::default() };
     }
-    let kills: Vec<Step> = seen.running().map(|container| kill(container, grace_seconds, Why::PodEnds)).collect();
-    if !kills.is_empty() {
-        return Plan { steps: kills, ..Plan::default() };
+    let (steps, again_within) = end::kills(spec, seen, memory, grace_seconds, now);
+    if seen.running().next().is_some() {
+        return Plan { steps, again_within, ..Plan::default() };
     }
     let starting = memory.under_way.iter().any(|subject| subject.starts_with("container "));
     if starting {
@@ -255,72 +273,158 @@ fn wanted(pod: &Pod, spec: &PodSpec, seen: &Seen, memory: &Memory, now: Moment) 
         return plan;
     }
     remove_replaced(seen, &sandbox.id, &mut plan);
-    let in_sandbox = |name: &str| seen.newest(name).filter(|container| container.pod_sandbox_id == sandbox.id);
-    for container in spec.init_containers.iter().flatten() {
-        match in_sandbox(&container.name) {
-            Some(status) if status.state == ContainerState::Exited && status.exit.exit_code == 0 => {}
-            _ => {
-                start_if_due(pod, Role::Init, container, in_sandbox(&container.name), (seen, memory, now), &mut plan);
-                return plan;
-            }
-        }
-    }
-    for container in &spec.containers {
-        let code = exit_code(pod, spec, seen, Role::Main, &container.name);
-        // Also one that ended in an earlier sandbox.
-        if code.is_some_and(|code| stays_ended(spec, Role::Main, code)) {
-            continue;
-        }
-        start_if_due(pod, Role::Main, container, in_sandbox(&container.name), (seen, memory, now), &mut plan);
+    let view = View { pod, spec, seen, memory, now, sandbox: &sandbox.id };
+    view.start_ephemeral(&mut plan);
+    if view.initialize(&mut plan) {
+        view.run_main(&mut plan);
     }
     remove_old(seen, spec, &mut plan);
     plan
 }
 
-/// Starts, restarts or kills one container, or says why it waits.
-fn start_if_due(
-    pod: &Pod,
-    role: Role,
-    container: &Container,
-    status: Option<&ContainerStatus>,
-    (seen, memory, now): (&Seen, &Memory, Moment),
-    plan: &mut Plan,
-) {
-    let attempt = next_attempt(pod, seen, role, &container.name);
-    let start = Step::Start { name: container.name.clone(), attempt };
-    let Some(status) = status else {
-        plan.steps.push(start);
-        return;
-    };
-    match status.state {
-        ContainerState::Running => {
-            if let Some(message) = memory.condemned.get(&status.id) {
-                let grace_seconds = grace_of_probe(container, pod);
-                plan.steps.push(kill(status, grace_seconds, Why::Unhealthy(message.clone())));
+/// A pod whose sandbox is up.
+struct View<'a> {
+    pod: &'a Pod,
+    spec: &'a PodSpec,
+    seen: &'a Seen,
+    memory: &'a Memory,
+    now: Moment,
+    sandbox: &'a str,
+}
+
+impl View<'_> {
+    fn in_sandbox(&self, name: &str) -> Option<&ContainerStatus> {
+        self.seen.newest(name).filter(|container| container.pod_sandbox_id == self.sandbox)
+    }
+
+    /// Ephemeral containers begin whatever the others do, once.
+    fn start_ephemeral(&self, plan: &mut Plan) {
+        for container in self.spec.ephemeral_containers.iter().flatten().map(ordinary_form) {
+            let newest = self.seen.newest(&container.name);
+            let made = newest.is_some_and(|newest| newest.state != ContainerState::Created);
+            let told = told(self.pod, Role::Ephemeral, &container.name).and_then(|told| told.state.as_ref());
+            let ran = told.is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+            if !made && !ran {
+                plan.steps.push(Step::Start { name: container.name, attempt: 0 });
             }
         }
-        // Made but never started: an agent ended between the two. It is removed, and made again as the same try.
-        ContainerState::Created => {
-            plan.steps.push(Step::Start { name: container.name.clone(), attempt: status.metadata.attempt })
-        }
-        ContainerState::Exited | ContainerState::Unknown => {
-            if stays_ended(pod.spec.as_ref().unwrap_or(&PodSpec::default()), role, status.exit.exit_code) {
-                return;
-            }
-            match restart_wait(memory, container, status, now.wall) {
-                Some((left, delay)) => {
-                    sooner(plan, left);
-                    let message = format!(
-                        "back-off {} restarting failed container={} pod={}",
-                        go_duration(delay),
-                        container.name,
-                        full_name(pod)
-                    );
-                    plan.waiting.push((container.name.clone(), Waiting { reason: "CrashLoopBackOff".into(), message }));
+    }
+
+    /// Runs init containers in order and keeps sidecars running; whether the others may run. Upstream:
+    /// `computeInitContainerActions`: from the last that was begun backwards, since earlier ones may be forgotten by then.
+    fn initialize(&self, plan: &mut Plan) -> bool {
+        let inits = self.spec.init_containers.as_deref().unwrap_or_default();
+        let mut initialized =
+            inits.is_empty() || self.spec.containers.iter().any(|container| self.in_sandbox(&container.name).is_some());
+        let mut past = initialized;
+        let mut due: Vec<usize> = Vec::new();
+        for (index, container) in inits.iter().enumerate().rev() {
+            let role = super::init_role(container);
+            match self.in_sandbox(&container.name) {
+                None if past && role == Role::Sidecar => due.push(index),
+                None => {}
+                Some(_) if past && role == Role::Init => {}
+                Some(status) => {
+                    let next = Some(index + 1).filter(|_| !past && self.has_initialized(role, container, status));
+                    match next {
+                        Some(next) if next == inits.len() => initialized = true,
+                        Some(next) => due.push(next),
+                        None => {}
+                    }
+                    let done = role == Role::Init && status.state == ContainerState::Exited && next.is_some();
+                    if !done {
+                        due.push(index);
+                    }
+                    past = true;
                 }
-                None => plan.steps.push(start),
             }
         }
+        if !past {
+            due.push(0);
+        }
+        due.sort_unstable();
+        for container in due.into_iter().map(|index| &inits[index]) {
+            self.start_if_due(super::init_role(container), container, plan);
+        }
+        initialized
+    }
+
+    /// Whether a begun init container lets the next begin: by its end, or as a sidecar by having started, hook included.
+    fn has_initialized(&self, role: Role, container: &Container, status: &ContainerStatus) -> bool {
+        match (role, status.state) {
+            (Role::Sidecar, ContainerState::Running) => {
+                let health = self.memory.health.get(&status.id);
+                let started = health.map_or(container.startup_probe.is_none(), |health| health.started);
+                started && !self.memory.under_way.contains(&format!("container {}", container.name))
+            }
+            (Role::Init, ContainerState::Exited) => status.exit.exit_code == 0,
+            _ => false,
+        }
+    }
+
+    fn run_main(&self, plan: &mut Plan) {
+        for container in &self.spec.containers {
+            let code = exit_code(self.pod, self.spec, self.seen, Role::Main, container);
+            // Also one that ended in an earlier sandbox.
+            if code.is_some_and(|code| !starts_again(self.spec, Role::Main, container, code)) {
+                continue;
+            }
+            self.start_if_due(Role::Main, container, plan);
+        }
+    }
+
+    /// Starts, restarts or kills one container, or says why it waits.
+    fn start_if_due(&self, role: Role, container: &Container, plan: &mut Plan) {
+        let attempt = next_attempt(self.pod, self.seen, role, &container.name);
+        let start = Step::Start { name: container.name.clone(), attempt };
+        let Some(status) = self.in_sandbox(&container.name) else {
+            plan.steps.push(start);
+            return;
+        };
+        match status.state {
+            ContainerState::Running => {
+                if let Some(probe) = self.memory.condemned.get(&status.id) {
+                    let grace_seconds = grace_of_probe(container, self.pod, probe);
+                    let message = unhealthy(self.spec, role, container, probe);
+                    plan.steps.push(kill(status, grace_seconds, Why::Unhealthy(message)));
+                }
+            }
+            // Made but never started: an agent ended between the two. It is removed, and made again as the same try.
+            ContainerState::Created => {
+                plan.steps.push(Step::Start { name: container.name.clone(), attempt: status.metadata.attempt })
+            }
+            ContainerState::Exited | ContainerState::Unknown => {
+                if !starts_again(self.spec, role, container, status.exit.exit_code) {
+                    return;
+                }
+                match restart_wait(self.memory, container, status, self.now.wall) {
+                    Some((left, delay)) => {
+                        sooner(plan, left);
+                        let message = format!(
+                            "back-off {} restarting failed container={} pod={}",
+                            go_duration(delay),
+                            container.name,
+                            full_name(self.pod)
+                        );
+                        let waiting = Waiting { reason: "CrashLoopBackOff".into(), message };
+                        plan.waiting.push((container.name.clone(), waiting));
+                    }
+                    None => plan.steps.push(start),
+                }
+            }
+        }
+    }
+}
+
+/// What the event of a container says that a probe condemned.
+fn unhealthy(spec: &PodSpec, role: Role, container: &Container, probe: &str) -> String {
+    let name = &container.name;
+    match role {
+        Role::Sidecar => format!("Init container {name} failed {probe} probe"),
+        _ if starts_again(spec, role, container, LOST_CODE) => {
+            format!("Container {name} failed {probe} probe, will be restarted")
+        }
+        _ => format!("Container {name} failed {probe} probe"),
     }
 }
 
@@ -336,8 +440,10 @@ fn restart_wait(
     tries.left(ended, now).map(|left| (left, tries.delay()))
 }
 
-fn grace_of_probe(container: &Container, pod: &Pod) -> u64 {
-    let of_probe = container.liveness_probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+/// The grace period of the probe that condemned a container, else the pod's. Upstream: `setTerminationGracePeriod`.
+fn grace_of_probe(container: &Container, pod: &Pod, probe: &str) -> u64 {
+    let probe = if probe == "startup" { &container.startup_probe } else { &container.liveness_probe };
+    let of_probe = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     of_probe.or(of_pod).and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30)
 }

@@ -6,18 +6,20 @@ use cri::{ContainerState as State, ContainerStatus as Status};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodIP, PodSpec, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::{Memory, Waiting};
+use super::plan::policy::starts_again;
 use super::plan::{LOST_CODE, Stage, told};
 use super::seen::Seen;
-use super::{Role, spec};
+use super::{Role, containers, init_role, ordinary_form, spec};
 
-/// Conditions that the node tells, in upstream's order.
-const OWN_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+mod conditions;
+
+use conditions::conditions;
+pub use conditions::with_others_conditions;
 
 /// What the node adds.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +27,7 @@ pub struct Facts {
     pub host_ip: String,
     /// Prefix of container ids, `isopod`.
     pub runtime_name: String,
-    /// Why the pod was refused or evicted, if it was.
+    /// Why the pod was not admitted to this node: nothing of it ever ran.
     pub refusal: Option<Waiting>,
     /// The pod is being deleted, and nothing of it is left on the node.
     pub over: bool,
@@ -35,6 +37,9 @@ pub struct Facts {
 /// the pod goes on, and `TerminatePod`, where it does not.
 const LOST: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
 const LOST_AT_END: &str = "The container could not be located when the pod was terminated";
+
+/// As much as all containers of a pod may say last, together. Upstream: `MaxPodTerminationMessageLogLength`.
+const MESSAGES_BYTES_MAX: usize = 12 * 1024;
 
 /// The status to tell.
 pub fn status(
@@ -65,27 +70,104 @@ pub fn status(
         return new;
     }
     let ip = seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip).map(|ip| ip.to_string());
-    new.pod_ip = ip.or(old.pod_ip.clone());
+    let of_host = (spec.host_network == Some(true)).then(|| facts.host_ip.clone());
+    new.pod_ip = of_host.or(ip).or(old.pod_ip.clone());
     new.pod_ips = new.pod_ip.as_ref().map(|ip| vec![PodIP { ip: ip.clone() }]);
     let view = View { pod, spec: &spec, stage, seen, memory, waiting, facts };
-    let mut inits: Vec<ContainerStatus> =
-        spec.init_containers.iter().flatten().map(|container| view.container(Role::Init, container)).collect();
-    let mut mains: Vec<ContainerStatus> =
-        spec.containers.iter().map(|container| view.container(Role::Main, container)).collect();
+    let mut told = Told::new(&view);
     if facts.over {
-        end(&mut inits);
-        end(&mut mains);
+        [&mut told.inits, &mut told.mains, &mut told.ephemeral].into_iter().for_each(|list| end(list));
     }
-    let phase = match old.phase.as_deref() {
-        // An ended pod does not come back to life.
-        Some(phase @ ("Succeeded" | "Failed")) => phase,
-        _ => phase(&spec, stage, &inits, &mains),
-    };
-    new.phase = Some(phase.into());
-    new.conditions = Some(conditions(pod, &view, phase, &inits, &mains, now));
-    new.init_container_statuses = (!inits.is_empty()).then_some(inits);
-    new.container_statuses = Some(mains);
+    told.limit_messages();
+    let found = phase(&view, &told);
+    tell_phase(&mut new, &old, &view, &told, found);
+    let phase = new.phase.clone().unwrap_or_default();
+    new.conditions = Some(conditions(&view, &phase, &told, now));
+    new.init_container_statuses = (!told.inits.is_empty()).then_some(told.inits);
+    new.container_statuses = Some(told.mains);
+    new.ephemeral_container_statuses = (!told.ephemeral.is_empty()).then_some(told.ephemeral);
     new
+}
+
+/// What is told of a pod's containers.
+struct Told {
+    inits: Vec<ContainerStatus>,
+    mains: Vec<ContainerStatus>,
+    ephemeral: Vec<ContainerStatus>,
+}
+
+impl Told {
+    fn new(view: &View<'_>) -> Told {
+        let ephemeral = view.spec.ephemeral_containers.iter().flatten().map(ordinary_form);
+        Told {
+            inits: view
+                .spec
+                .init_containers
+                .iter()
+                .flatten()
+                .map(|container| view.container(init_role(container), container))
+                .collect(),
+            mains: view.spec.containers.iter().map(|container| view.container(Role::Main, container)).collect(),
+            ephemeral: ephemeral.map(|container| view.container(Role::Ephemeral, &container)).collect(),
+        }
+    }
+
+    /// Everything but ephemeral containers, with its place in the specification.
+    fn ordinary<'a>(
+        &'a self,
+        spec: &'a PodSpec,
+    ) -> impl Iterator<Item = (Role, &'a Container, &'a ContainerStatus)> + 'a {
+        containers(spec)
+            .zip(self.inits.iter().chain(&self.mains))
+            .map(|((role, container), status)| (role, container, status))
+    }
+
+    /// Cuts last words so that those of all containers together stay within a bound. Upstream: `normalizeStatus`.
+    fn limit_messages(&mut self) {
+        let all = || [self.inits.len(), self.mains.len(), self.ephemeral.len()].iter().sum::<usize>();
+        let each = MESSAGES_BYTES_MAX / all().max(1);
+        let lists = [&mut self.inits, &mut self.mains, &mut self.ephemeral];
+        let states = lists.into_iter().flatten().flat_map(|status| [&mut status.state, &mut status.last_state]);
+        for terminated in states.flatten().filter_map(|state| state.terminated.as_mut()) {
+            if let Some(message) = terminated.message.as_mut().filter(|message| message.len() > each) {
+                let end = (0..=each).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+                message.truncate(end);
+            }
+        }
+    }
+
+    fn any_runs(&self) -> bool {
+        self.inits.iter().chain(&self.mains).any(runs)
+    }
+}
+
+fn runs(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+/// Phase, with reason and message. A pod is not told to have ended while something of it may still run. Upstream:
+/// `generateAPIPodStatus` and `mergePodStatus`.
+fn tell_phase(new: &mut PodStatus, old: &PodStatus, view: &View<'_>, told: &Told, found: &'static str) {
+    let has_ended = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
+    let (mut phase, mut why) = (Some(found.to_owned()), None);
+    if let Some(verdict) = &view.memory.verdict {
+        phase = Some("Failed".into());
+        why = Some((verdict.reason.clone(), verdict.message.clone()));
+    }
+    let held = has_ended(phase.as_deref()) && told.any_runs();
+    // An ended pod does not come back to life.
+    if has_ended(old.phase.as_deref()) || held {
+        phase = old.phase.clone().or(Some("Pending".into()));
+        why = None;
+    }
+    if phase == old.phase && why.is_none() {
+        new.reason.clone_from(&old.reason);
+        new.message.clone_from(&old.message);
+    }
+    if let Some((reason, message)) = why {
+        (new.reason, new.message) = (Some(reason), Some(message));
+    }
+    new.phase = phase;
 }
 
 struct View<'a> {
@@ -107,6 +189,7 @@ impl View<'_> {
         let mut status = ContainerStatus {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
+            volume_mounts: mounts(container),
             ..ContainerStatus::default()
         };
         let Some(newest) = newest else { return self.forgotten(role, container, status) };
@@ -118,7 +201,7 @@ impl View<'_> {
             status.last_state =
                 before.map(|before| self.terminated(before)).or_else(|| old.and_then(|old| old.last_state.clone()));
             status.started = Some(false);
-            status.state = Some(self.not_run(role, container));
+            status.state = Some(self.not_run(container));
             return status;
         }
         status.restart_count = i32::try_from(newest.metadata.attempt).unwrap_or(i32::MAX);
@@ -131,38 +214,24 @@ impl View<'_> {
             .or_else(|| old.and_then(|old| old.last_state.clone()).filter(|_| status.restart_count > 0));
         let running = newest.state == State::Running;
         let health = self.memory.health.get(&newest.id).copied().unwrap_or_default();
-        status.started = Some(running && health.started);
+        status.started = (role != Role::Ephemeral).then_some(running && health.started);
         status.ready = match role {
-            Role::Main => running && health.started && health.ready,
+            Role::Main | Role::Sidecar => running && health.started && health.ready,
             Role::Init => newest.state == State::Exited && newest.exit.exit_code == 0,
+            Role::Ephemeral => false,
         };
         status.state = Some(if running { self.running(newest) } else { self.terminated(newest) });
-        self.allocated(container, &mut status, running);
+        // What the container really has is what was asked for, since nothing else is given.
+        status.resources = container.resources.clone();
+        status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
+        status.user = newest.linux.user.as_ref().map(user);
+        status.stop_signal = Some(newest.linux.stop_signal.clone()).filter(|signal| !signal.is_empty());
         // A container about to be started again waits; how it ended is its last state.
         if let Some(reason) = self.reason_to_wait(&container.name).filter(|_| !running) {
             status.last_state = status.state.take();
             status.state = Some(waits(reason));
         }
         status
-    }
-
-    /// Upstream reports what the container really has; here that is what was asked for, since nothing else is given.
-    fn allocated(&self, container: &Container, status: &mut ContainerStatus, running: bool) {
-        if !running {
-            return;
-        }
-        status.resources = container.resources.clone();
-        status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
-        let mounts =
-            container.volume_mounts.iter().flatten().map(|mount| k8s_openapi::api::core::v1::VolumeMountStatus {
-                name: mount.name.clone(),
-                mount_path: mount.mount_path.clone(),
-                read_only: mount.read_only.filter(|read_only| *read_only),
-                recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| "Disabled".into()),
-                ..Default::default()
-            });
-        let mounts: Vec<_> = mounts.collect();
-        status.volume_mounts = (!mounts.is_empty()).then_some(mounts);
     }
 
     /// Whether a later try than this one was told of, and was removed since.
@@ -182,15 +251,16 @@ impl View<'_> {
         status.last_state = old.and_then(|old| old.last_state.clone());
         status.started = Some(false);
         let ran = state.is_some_and(|state| state.running.is_some());
-        let again = self.stage == Stage::Wanted && self.spec.restart_policy.as_deref() != Some("Never");
+        let goes_on = self.stage == Stage::Wanted && self.memory.verdict.is_none();
+        let again = goes_on && starts_again(self.spec, role, container, LOST_CODE);
         match (ran, again) {
             (true, true) => {
                 status.restart_count += 1;
                 status.last_state = Some(lost(LOST));
-                status.state = Some(self.not_run(role, container));
+                status.state = Some(self.not_run(container));
             }
             (true, false) => status.state = Some(lost(LOST_AT_END)),
-            (false, _) => status.state = Some(self.not_run(role, container)),
+            (false, _) => status.state = Some(self.not_run(container)),
         }
         status
     }
@@ -203,12 +273,12 @@ impl View<'_> {
         planned.or_else(|| self.memory.waiting.get(name).cloned())
     }
 
-    fn not_run(&self, role: Role, container: &Container) -> ContainerState {
+    fn not_run(&self, container: &Container) -> ContainerState {
         if let Some(waiting) = self.reason_to_wait(&container.name) {
             return waits(waiting);
         }
-        let initialized = self.spec.init_containers.as_ref().is_none_or(Vec::is_empty);
-        let reason = if role == Role::Main && initialized { "ContainerCreating" } else { "PodInitializing" };
+        let no_inits = self.spec.init_containers.as_ref().is_none_or(Vec::is_empty);
+        let reason = if no_inits { "ContainerCreating" } else { "PodInitializing" };
         waits(Waiting { reason: reason.into(), message: String::new() })
     }
 
@@ -233,6 +303,30 @@ impl View<'_> {
         };
         ContainerState { terminated: Some(terminated), ..ContainerState::default() }
     }
+}
+
+fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts: Vec<VolumeMountStatus> = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|mount| {
+            let read_only = mount.read_only.filter(|read_only| *read_only);
+            VolumeMountStatus {
+                name: mount.name.clone(),
+                mount_path: mount.mount_path.clone(),
+                read_only,
+                recursive_read_only: read_only.map(|_| "Disabled".into()),
+                ..VolumeMountStatus::default()
+            }
+        })
+        .collect();
+    (!mounts.is_empty()).then_some(mounts)
+}
+
+fn user(user: &cri::ContainerUser) -> ContainerUser {
+    let groups = (!user.supplemental_groups.is_empty()).then(|| user.supplemental_groups.clone());
+    ContainerUser { linux: Some(LinuxContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: groups }) }
 }
 
 fn lost(message: &str) -> ContainerState {
@@ -272,128 +366,80 @@ fn time(nanos: i64) -> Option<Time> {
     Timestamp::from_second(nanos.div_euclid(1_000_000_000)).ok().map(Time)
 }
 
-/// Upstream: `getPhase`.
-fn phase(spec: &PodSpec, stage: Stage, inits: &[ContainerStatus], mains: &[ContainerStatus]) -> &'static str {
-    let exit = |status: &ContainerStatus| {
-        let state = status.state.as_ref();
-        let now = state.and_then(|state| state.terminated.as_ref());
-        let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        now.or(last.filter(|_| state.is_some_and(|state| state.waiting.is_some())))
-            .map(|terminated| terminated.exit_code)
-    };
-    let never = spec.restart_policy.as_deref() == Some("Never");
-    let init_failed = never && inits.iter().any(|status| exit(status).is_some_and(|code| code != 0));
-    if init_failed {
-        return "Failed";
-    }
-    if !inits.iter().all(|status| status.ready) {
-        return if stage == Stage::Wanted { "Pending" } else { ended_phase(spec, stage, mains, &exit) };
-    }
-    let running =
-        mains.iter().filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some())).count();
-    let waiting = mains.iter().filter(|status| exit(status).is_none()).count() - running;
-    match (waiting, running) {
-        (1.., _) => "Pending",
-        (0, 1..) => "Running",
-        _ => ended_phase(spec, stage, mains, &exit),
-    }
+/// How many containers are how far. Upstream: the counters of `getPhase`.
+#[derive(Default)]
+struct Count {
+    pending_inits: usize,
+    pending_sidecars: usize,
+    failed_inits: usize,
+    running: usize,
+    waiting: usize,
+    stopped: usize,
+    stopped_for_good: usize,
+    succeeded: usize,
 }
 
-fn ended_phase(
-    spec: &PodSpec,
-    stage: Stage,
-    mains: &[ContainerStatus],
-    exit: &impl Fn(&ContainerStatus) -> Option<i32>,
-) -> &'static str {
-    if mains.iter().any(|status| exit(status).is_none()) {
-        return "Pending";
-    }
-    match spec.restart_policy.as_deref() {
-        // It ends whatever its policy says. Upstream: `podIsTerminal`.
-        _ if stage != Stage::Wanted => {
-            if mains.iter().all(|status| exit(status) == Some(0)) {
-                "Succeeded"
-            } else {
-                "Failed"
+impl Count {
+    fn new(spec: &PodSpec, told: &Told) -> Count {
+        let mut count = Count::default();
+        for (role, container, status) in told.ordinary(spec) {
+            let runs = runs(status);
+            let for_good = |code: i32| !starts_again(spec, role, container, code);
+            match (role, exit(status)) {
+                (Role::Init, Some(code)) => count.failed_inits += usize::from(code != 0 && for_good(code)),
+                (Role::Init, None) => count.pending_inits += 1,
+                (Role::Sidecar, _) if runs => {
+                    count.pending_sidecars += usize::from(status.started != Some(true));
+                    count.running += 1;
+                }
+                // Sidecars that have ended do not count.
+                (Role::Sidecar, Some(_)) | (Role::Ephemeral, _) => {}
+                (Role::Sidecar, None) => {
+                    count.pending_sidecars += 1;
+                    count.waiting += 1;
+                }
+                (Role::Main, _) if runs => count.running += 1,
+                (Role::Main, None) => count.waiting += 1,
+                (Role::Main, Some(code)) => {
+                    count.stopped += 1;
+                    count.stopped_for_good += usize::from(for_good(code));
+                    count.succeeded += usize::from(code == 0);
+                }
             }
         }
-        Some("Never") | Some("OnFailure") if mains.iter().all(|status| exit(status) == Some(0)) => "Succeeded",
-        Some("Never") => "Failed",
-        _ => "Running",
+        count
     }
 }
 
-fn conditions(
-    pod: &Pod,
-    view: &View<'_>,
-    phase: &str,
-    inits: &[ContainerStatus],
-    mains: &[ContainerStatus],
-    now: Timestamp,
-) -> Vec<PodCondition> {
-    let ended = matches!(phase, "Succeeded" | "Failed");
-    let names = |statuses: &[ContainerStatus]| {
-        let names: Vec<&str> =
-            statuses.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
-        format!("[{}]", names.join(" "))
-    };
-    let initialized = match () {
-        () if phase == "Succeeded" => ("True", "PodCompleted", String::new()),
-        () if inits.iter().all(|status| status.ready) => ("True", "", String::new()),
-        () => ("False", "ContainersNotInitialized", format!("containers with incomplete status: {}", names(inits))),
-    };
-    let ready = match () {
-        () if phase == "Succeeded" => ("False", "PodCompleted", String::new()),
-        () if phase == "Failed" => ("False", "PodFailed", String::new()),
-        () if mains.iter().all(|status| status.ready) => ("True", "", String::new()),
-        () => ("False", "ContainersNotReady", format!("containers with unready status: {}", names(mains))),
-    };
-    let sandbox = view.seen.ready_sandbox().is_some() && !ended;
-    let wanted = [
-        ("PodReadyToStartContainers", if sandbox { "True" } else { "False" }, "", String::new()),
-        ("Initialized", initialized.0, initialized.1, initialized.2),
-        ("Ready", ready.0, ready.1, ready.2.clone()),
-        ("ContainersReady", ready.0, ready.1, ready.2),
-        ("PodScheduled", "True", "", String::new()),
-    ];
-    let old = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let mut conditions: Vec<PodCondition> = wanted
-        .into_iter()
-        .map(|(type_, status, reason, message)| {
-            let since = old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-            PodCondition {
-                type_: type_.into(),
-                status: status.into(),
-                reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
-                message: Some(message).filter(|message| !message.is_empty()),
-                last_transition_time: since.and_then(|since| since.last_transition_time.clone()).or(Some(Time(now))),
-                observed_generation: pod.metadata.generation,
-                ..PodCondition::default()
-            }
-        })
-        .collect();
-    // Conditions of others stay as they are.
-    conditions.extend(old.iter().filter(|condition| is_others(condition)).cloned());
-    conditions
+/// The code a container ended with, also the last time if it waits since.
+fn exit(status: &ContainerStatus) -> Option<i32> {
+    let state = status.state.as_ref();
+    let now = state.and_then(|state| state.terminated.as_ref());
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    now.or(last.filter(|_| state.is_some_and(|state| state.waiting.is_some()))).map(|terminated| terminated.exit_code)
 }
 
-/// Whether a condition is not the node's to tell.
-fn is_others(condition: &PodCondition) -> bool {
-    !OWN_CONDITIONS.contains(&condition.type_.as_str())
-}
-
-/// The status that was told, with the conditions that others have told meanwhile.
-pub fn with_others_conditions(told: &PodStatus, api: Option<&PodStatus>) -> PodStatus {
-    let mut status = told.clone();
-    let of_others = |status: Option<&PodStatus>| -> Vec<PodCondition> {
-        let all = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        all.iter().filter(|condition| is_others(condition)).cloned().collect()
-    };
-    if let Some(conditions) = &mut status.conditions {
-        conditions.retain(|condition| !is_others(condition));
-        conditions.extend(of_others(api));
+/// Upstream: `getPhase`.
+fn phase(view: &View<'_>, told: &Told) -> &'static str {
+    let count = Count::new(view.spec, told);
+    let begun = told.mains.iter().any(|status| runs(status) || exit(status).is_some());
+    let all_succeeded = count.stopped == count.succeeded;
+    match () {
+        () if count.failed_inits > 0 => "Failed",
+        // It ends whatever its policy says. Upstream: `podIsTerminal`.
+        () if view.facts.over => match all_succeeded && count.stopped == told.mains.len() {
+            true => "Succeeded",
+            false => "Failed",
+        },
+        () if count.pending_inits > 0 || (count.pending_sidecars > 0 && !begun) || count.waiting > 0 => "Pending",
+        () if count.running > 0 => "Running",
+        () if count.stopped == 0 => "Pending",
+        () if view.stage != Stage::Wanted || count.stopped == count.stopped_for_good => match all_succeeded {
+            true => "Succeeded",
+            false => "Failed",
+        },
+        () => "Running",
     }
-    status
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::ClientError;
-use cri::{ContainerState, ImageSpec, KeyValue, Mount, PullFailure, PullImageRequest};
+use cri::{ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PullFailure, PullImageRequest};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use reconcile::Severity;
 
@@ -15,7 +15,7 @@ use super::images::{self, Verdict};
 use super::memory::{Memory, Waiting};
 use super::plan::{Step, Why};
 use super::seen::Seen;
-use super::{containers, name, spec};
+use super::{Role, find_container, name, spec};
 use crate::agent::Context;
 use crate::probe::Asked;
 use crate::{hook, refs, volume};
@@ -32,8 +32,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
 /// A container whose image has no valid name is looked at again after this.
 const INVALID_RETRY: Duration = Duration::from_secs(10);
-/// As much of a termination message as is told. Upstream: `MaxContainerTerminationMessageLength`.
+/// As much of a termination message as is read, from its end. Upstream: `MaxContainerTerminationMessageLength`.
 const MESSAGE_BYTES_MAX: usize = 4096;
+/// As much of a log as stands in for a message. Upstream: `MaxContainerTerminationMessageLogLength` and `…LogLines`.
+const MESSAGE_LOG_BYTES_MAX: usize = 2048;
+const MESSAGE_LOG_LINES_MAX: u64 = 80;
+/// Seconds that every container has to end. Upstream: `minimumGracePeriodInSeconds`.
+const GRACE_MIN: Duration = Duration::from_secs(2);
 
 /// How a step went.
 #[derive(Clone, Debug)]
@@ -59,6 +64,10 @@ pub enum Effect {
         /// It ran before and had ended: this counts for the wait before the next try.
         again: bool,
         environment: Vec<KeyValue>,
+    },
+    /// The preStop hook of a container has run before its turn to end.
+    Hooked {
+        id: String,
     },
     /// The pod is out of the rules.
     Withdrawn,
@@ -87,7 +96,11 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
         Step::CreateSandbox { attempt } => create_sandbox(context, subject, *attempt).await,
         Step::Start { name, attempt } => start(context, subject, name, *attempt).await,
         Step::Kill { id, name, grace_seconds, why } => kill(context, subject, (id, name), *grace_seconds, why).await,
-        Step::RemoveContainer { id } => done(context.runtime.remove_container(id).await, "remove container"),
+        Step::PreStop { id, name, grace_seconds } => {
+            pre_stop(context, subject, (id, name), Duration::from_secs(*grace_seconds)).await;
+            Went::Well(Effect::Hooked { id: id.clone() })
+        }
+        Step::RemoveContainer { id } => remove_container(context, subject, id).await,
         Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
         Step::RemoveSandbox { id } => {
             let removed = match context.runtime.stop_pod_sandbox(id).await {
@@ -198,10 +211,8 @@ async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> W
 async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -> Went {
     let pod = &*subject.pod;
     let spec = spec(pod);
-    let Some(container) = containers(&spec).map(|(_, container)| container).find(|container| container.name == name)
-    else {
-        return Went::Well(Effect::Nothing);
-    };
+    let Some((_, container)) = find_container(&spec, name) else { return Went::Well(Effect::Nothing) };
+    let container = &container;
     let Some(sandbox) = subject.seen.ready_sandbox() else { return Went::Failed(RETRY) };
     // As it was when this step was planned: the runtime tells of the new try before the step has ended.
     let again = subject.seen.newest(name).is_some_and(|status| status.state == ContainerState::Exited);
@@ -237,7 +248,14 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         return wait("CreateContainerConfigError", message);
     }
     let started = Effect::Started { name: name.to_owned(), again, environment: envs.clone() };
-    let config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
+    let mut config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
+    match target(subject, name) {
+        Ok(Some(id)) if config.linux.security_context.namespace_options.pid == NamespaceMode::Container => {
+            config.linux.security_context.namespace_options.pid = NamespaceMode::Target(id);
+        }
+        Ok(_) => {}
+        Err(message) => return wait("CreateContainerConfigError", message),
+    }
     let id = match context.runtime.create_container(&sandbox.id, config).await {
         Ok(id) => id,
         Err(error) => return wait("CreateContainerError", error.to_string()),
@@ -252,6 +270,18 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     context.tell(pod, &field, Severity::Normal, "Started", "Container started".into());
     after_start(context, subject, container, &id).await;
     Went::Well(started)
+}
+
+/// The container whose processes an ephemeral one asked to see, by id.
+fn target(subject: &Subject, name: &str) -> Result<Option<String>, String> {
+    let spec = spec(&subject.pod);
+    let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name);
+    let wanted = ephemeral.and_then(|container| container.target_container_name.as_deref());
+    let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else { return Ok(None) };
+    match subject.seen.newest(wanted) {
+        Some(target) => Ok(Some(target.id.clone())),
+        None => Err(format!("unable to find target container {wanted}")),
+    }
 }
 
 /// The container's environment; without an API, what it was last started with.
@@ -281,14 +311,11 @@ async fn after_start(context: &Context, subject: &Subject, container: &Container
     };
     let asked = Asked { runtime: &*context.runtime, container_id: id, container, pod_ip: pod_ip(subject) };
     if let Err(error) = hook::run(&asked, handler, HOOK_LIMIT).await {
-        let field = field_of(&subject.pod, &container.name);
-        context.tell(
-            &subject.pod,
-            &field,
-            Severity::Warning,
-            "FailedPostStartHook",
-            format!("PostStartHook failed: {error}"),
-        );
+        let pod = &*subject.pod;
+        let field = field_of(pod, &container.name);
+        tracing::warn!(pod = name(pod), container = container.name, error, "postStart hook failed");
+        context.tell(pod, &field, Severity::Warning, "FailedPostStartHook", "PostStartHook failed".into());
+        context.tell(pod, &field, Severity::Normal, "Killing", "FailedPostStartHook".into());
         if let Err(error) = context.runtime.stop_container(id, Duration::from_secs(2)).await {
             tracing::warn!(%error, "container with a failed hook not stopped");
         }
@@ -420,20 +447,43 @@ pub fn message_file(context: &Context, pod: &Pod, container: &str, attempt: u32)
     volume::pod_folder(&context.roots.disk, pod).join("containers").join(container).join(format!("{attempt}.message"))
 }
 
-/// What a container said last: its file, or the end of its log when it failed and asked for that.
+/// What a container said last: the end of its file, or of its log when it failed, said nothing and asked for that. Upstream:
+/// `getTerminationMessage`.
 pub fn last_words(context: &Context, pod: &Pod, status: &cri::ContainerStatus) -> String {
-    let spec = spec(pod);
-    let wants_log = containers(&spec).any(|(_, container)| {
-        container.name == status.metadata.name
-            && container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
-    });
+    let policy = find_container(&spec(pod), &status.metadata.name)
+        .and_then(|(_, container)| container.termination_message_policy);
     let file = message_file(context, pod, &status.metadata.name, status.metadata.attempt);
-    let mut words = std::fs::read(file).unwrap_or_default();
-    if words.is_empty() && wants_log && status.exit.exit_code != 0 {
-        words = crate::logs::tail(std::path::Path::new(&status.log_path), 80, 2048);
+    let mut words = match end_of(&file, MESSAGE_BYTES_MAX) {
+        Ok(words) => words,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => format!("Error on reading termination log {}: {error}", file.display()).into_bytes(),
+    };
+    if words.is_empty() && policy.as_deref() == Some("FallbackToLogsOnError") && status.exit.exit_code != 0 {
+        words = crate::logs::tail(std::path::Path::new(&status.log_path), MESSAGE_LOG_LINES_MAX, MESSAGE_LOG_BYTES_MAX);
     }
-    words.truncate(MESSAGE_BYTES_MAX);
     String::from_utf8_lossy(&words).into_owned()
+}
+
+/// The last bytes of a file that its container may have made as long as it likes.
+fn end_of(path: &std::path::Path, bytes_max: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes_max as u64)))?;
+    let mut words = Vec::new();
+    file.take(bytes_max as u64).read_to_end(&mut words)?;
+    Ok(words)
+}
+
+/// Forgets a container that has ended, with its log.
+async fn remove_container(context: &Context, subject: &Subject, id: &str) -> Went {
+    let removed = context.runtime.remove_container(id).await;
+    let status = subject.seen.containers.iter().find(|status| status.id == id);
+    if let (Ok(()), Some(status)) = (&removed, status) {
+        crate::logs::remove(std::path::Path::new(&status.log_path));
+        drop(std::fs::remove_file(message_file(context, &subject.pod, &status.metadata.name, status.metadata.attempt)));
+    }
+    done(removed, "remove container")
 }
 
 /// Upstream: `managedHostsFileContent`.
@@ -479,31 +529,37 @@ async fn not_root(context: &Context, pod: &Pod, container: &Container) -> Result
     }
 }
 
+/// Runs a container's preStop hook, if it has one, within its grace period.
+async fn pre_stop(context: &Context, subject: &Subject, (id, name): (&str, &str), grace: Duration) {
+    let pod = &*subject.pod;
+    let Some((_, container)) = find_container(&spec(pod), name) else { return };
+    let Some(handler) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
+    let asked = Asked { runtime: &*context.runtime, container_id: id, container: &container, pod_ip: pod_ip(subject) };
+    if let Err(error) = hook::run(&asked, handler, grace).await {
+        tracing::warn!(pod = super::name(pod), container = name, error, "preStop hook failed");
+        let field = field_of(pod, name);
+        context.tell(pod, &field, Severity::Warning, "FailedPreStopHook", "PreStopHook failed".into());
+    }
+}
+
 /// Runs the preStop hook within the grace period and asks the container to end in what is left of it.
 async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), grace_seconds: u64, why: &Why) -> Went {
     let pod = &*subject.pod;
-    let spec = spec(pod);
-    let container = containers(&spec).map(|(_, container)| container).find(|container| container.name == name);
     let message = match why {
-        Why::Unhealthy(message) => format!("Container {name} {message}"),
+        Why::Unhealthy(message) => message.clone(),
         Why::PodEnds | Why::SandboxLost => format!("Stopping container {name}"),
     };
     context.tell(pod, &field_of(pod, name), Severity::Normal, "Killing", message);
     let begun = stdx::mono();
     let grace = Duration::from_secs(grace_seconds);
-    let hook =
-        container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref().map(|hook| (container, hook)));
-    if let Some((container, handler)) = hook.filter(|_| !grace.is_zero()) {
-        let asked = Asked { runtime: &*context.runtime, container_id: id, container, pod_ip: pod_ip(subject) };
-        if let Err(error) = hook::run(&asked, handler, grace).await {
-            let field = field_of(pod, name);
-            context.tell(pod, &field, Severity::Warning, "FailedPreStopHook", format!("PreStopHook failed: {error}"));
-        }
+    if !grace.is_zero() && !subject.memory.hooks_run.contains(id) {
+        pre_stop(context, subject, (id, name), grace).await;
     }
-    // A hook that took all of the grace period leaves two seconds. Upstream: `minimumGracePeriodInSeconds`.
-    let left = grace.saturating_sub(stdx::mono() - begun);
-    let left =
-        if hook.is_some() { left.max(Duration::from_secs(2)).min(grace.max(Duration::from_secs(2))) } else { left };
+    let left = match why {
+        // Its network is gone already.
+        Why::SandboxLost => Duration::ZERO,
+        Why::PodEnds | Why::Unhealthy(_) => grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN),
+    };
     match context.runtime.stop_container(id, left).await {
         Ok(()) => Went::Well(Effect::Nothing),
         Err(error) => {
@@ -555,6 +611,10 @@ fn remove_files(context: &Context, pod: &Pod) -> std::io::Result<()> {
 
 /// The part of a pod that an event about a container is about.
 pub fn field_of(pod: &Pod, container: &str) -> String {
-    let init = spec(pod).init_containers.iter().flatten().any(|init| init.name == container);
-    if init { format!("spec.initContainers{{{container}}}") } else { format!("spec.containers{{{container}}}") }
+    let list = match find_container(&spec(pod), container) {
+        Some((Role::Init | Role::Sidecar, _)) => "initContainers",
+        Some((Role::Ephemeral, _)) => "ephemeralContainers",
+        _ => "containers",
+    };
+    format!("spec.{list}{{{container}}}")
 }

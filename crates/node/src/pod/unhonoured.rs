@@ -8,29 +8,17 @@ use k8s_openapi::api::core::v1::Pod;
 /// Paths of fields that are not honoured, those of `spec.containers` for init containers as well, `*` for every item of a list. A field counts as used when it is present and is
 /// neither false, zero, empty nor the value that stands behind it here.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
-    ("spec.activeDeadlineSeconds", None),
     ("spec.containers.*.env.*.valueFrom.fileKeyRef", None),
-    ("spec.containers.*.lifecycle.postStart.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.lifecycle.postStart.tcpSocket", None),
-    ("spec.containers.*.lifecycle.preStop.httpGet.scheme", Some("HTTP")),
-    ("spec.containers.*.lifecycle.preStop.tcpSocket", None),
-    ("spec.containers.*.livenessProbe.grpc", None),
-    ("spec.containers.*.livenessProbe.httpGet.scheme", Some("HTTP")),
     ("spec.containers.*.ports.*.hostIP", None),
     ("spec.containers.*.ports.*.hostPort", None),
-    ("spec.containers.*.readinessProbe.grpc", None),
-    ("spec.containers.*.readinessProbe.httpGet.scheme", Some("HTTP")),
     ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
     ("spec.containers.*.resources.claims", None),
-    ("spec.containers.*.restartPolicy", None),
-    ("spec.containers.*.restartPolicyRules", None),
+    ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),
     ("spec.containers.*.securityContext.appArmorProfile", None),
     ("spec.containers.*.securityContext.procMount", Some("Default")),
     ("spec.containers.*.securityContext.seLinuxOptions", None),
     ("spec.containers.*.securityContext.seccompProfile.localhostProfile", None),
     ("spec.containers.*.securityContext.windowsOptions", None),
-    ("spec.containers.*.startupProbe.grpc", None),
-    ("spec.containers.*.startupProbe.httpGet.scheme", Some("HTTP")),
     ("spec.containers.*.stdin", None),
     ("spec.containers.*.stdinOnce", None),
     ("spec.containers.*.volumeDevices", None),
@@ -38,7 +26,6 @@ pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.containers.*.volumeMounts.*.recursiveReadOnly", Some("Disabled")),
     ("spec.containers.*.volumeMounts.*.subPath", None),
     ("spec.containers.*.volumeMounts.*.subPathExpr", None),
-    ("spec.ephemeralContainers", None),
     ("spec.hostIPC", None),
     ("spec.hostNetwork", None),
     ("spec.hostPID", None),
@@ -46,7 +33,6 @@ pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.hostnameOverride", None),
     ("spec.os.name", Some("linux")),
     ("spec.overhead", None),
-    ("spec.readinessGates", None),
     ("spec.resourceClaims", None),
     ("spec.resources", None),
     ("spec.runtimeClassName", None),
@@ -102,6 +88,23 @@ pub fn used(pod: &Pod) -> Vec<String> {
         }
     }
     found
+}
+
+/// What each ephemeral container uses although it is not honoured: its name and the paths.
+pub fn used_by_ephemeral(pod: &Pod) -> Vec<(String, Vec<String>)> {
+    let containers = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let found = containers.iter().enumerate().map(|(index, container)| {
+        let tree = to_value(container).unwrap_or_default();
+        let mut found = Vec::new();
+        for (path, harmless) in UNHONOURED {
+            if let Some(rest) = path.strip_prefix("spec.containers.*.") {
+                let segments: Vec<&str> = rest.split('.').collect();
+                walk(&tree, &segments, format!("spec.ephemeralContainers[{index}]"), *harmless, &mut found);
+            }
+        }
+        (container.name.clone(), found)
+    });
+    found.filter(|(_, fields)| !fields.is_empty()).collect()
 }
 
 /// The same field of init containers.

@@ -12,11 +12,11 @@ use stdx::{Cancel, mono, wall};
 use tokio::sync::{mpsc, watch};
 
 use super::memory::{Health, Memory, Tries, Waiting};
-use super::plan::{Moment, Plan, Stage, Step, plan};
+use super::plan::{Moment, Plan, Stage, Step, deadline, ended, plan};
 use super::seen::Seen;
 use super::status::{Facts, status, with_others_conditions};
 use super::steps::{self, Effect, Subject, Went, field_of};
-use super::{containers, name, namespace, spec, uid, unhonoured};
+use super::{containers, find_container, name, namespace, spec, uid, unhonoured};
 use crate::agent::Context;
 use crate::checkpoint::Checkpoint;
 use crate::probe::{Asked, Found, Purpose, Tally, ask};
@@ -111,6 +111,10 @@ struct Running {
     probes: BTreeMap<(String, Purpose), Stop>,
     /// Starts of containers, by name. A pod that is to end waits for no image.
     starts: BTreeMap<String, Stop>,
+    /// Ends of containers, by name. A shorter grace period begins them anew.
+    kills: BTreeMap<String, Stop>,
+    /// The grace period that the former go by.
+    grace_seconds: Option<u64>,
 }
 
 /// Ends a task when dropped.
@@ -144,9 +148,7 @@ impl Worker {
                     continue;
                 }
             }
-            if self.stage() != Stage::Wanted {
-                self.running.starts.clear();
-            }
+            self.mind_the_end();
             let plan = self.plan();
             again = plan.again_within;
             self.tell_status(&plan);
@@ -167,6 +169,35 @@ impl Worker {
         }
         let asked = meta.deletion_grace_period_seconds.or(spec(&self.pod).termination_grace_period_seconds);
         Stage::Ending { grace_seconds: asked.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30) }
+    }
+
+    /// Notes when the pod began to end, gives up what a pod that ends has no use for, and ends that take too long by now.
+    fn mind_the_end(&mut self) {
+        if self.memory.verdict.is_none()
+            && self.stage() == Stage::Wanted
+            && let Some(Err(verdict)) = deadline(&self.pod, wall())
+            && !ended(&self.pod, &spec(&self.pod), &self.seen)
+        {
+            self.context.tell(&self.pod, "", Severity::Normal, "DeadlineExceeded", verdict.message.clone());
+            self.memory.verdict = Some(verdict);
+        }
+        let grace_seconds = match self.stage() {
+            Stage::Ending { grace_seconds } => Some(grace_seconds),
+            Stage::Wanted => None,
+        };
+        if grace_seconds.is_some() || self.memory.verdict.is_some() {
+            self.running.starts.clear();
+        }
+        let over = || self.memory.verdict.is_some() || ended(&self.pod, &spec(&self.pod), &self.seen);
+        if self.running.grace_seconds != grace_seconds {
+            if grace_seconds < self.running.grace_seconds || self.running.grace_seconds.is_none() {
+                self.running.kills.clear();
+                self.memory.ending_since = Some(mono());
+            }
+            self.running.grace_seconds = grace_seconds;
+        } else if self.memory.ending_since.is_none() && over() {
+            self.memory.ending_since = Some(mono());
+        }
     }
 
     fn apply(&mut self, message: Message) {
@@ -199,8 +230,10 @@ impl Worker {
         self.memory.under_way.remove(&step.subject());
         let subject = step.retried();
         self.memory.retry_at.remove(&subject);
-        if let Step::Start { name, .. } = step {
-            self.running.starts.remove(name);
+        match step {
+            Step::Start { name, .. } => drop(self.running.starts.remove(name)),
+            Step::Kill { name, .. } => drop(self.running.kills.remove(name)),
+            _ => {}
         }
         match went {
             Went::Cancelled => {}
@@ -231,6 +264,7 @@ impl Worker {
                     memory.restarts.insert(name, Tries::again(tries, wall()));
                 }
             }
+            Effect::Hooked { id } => drop(memory.hooks_run.insert(id)),
             Effect::Withdrawn => drop(memory.stopping.insert("rules".into())),
             Effect::Cleaned => drop(memory.stopping.insert("pod".into())),
             Effect::PullFailed { image, why } => {
@@ -258,8 +292,10 @@ impl Worker {
     fn see(&mut self, mut seen: Seen) {
         for status in seen.containers.iter_mut().filter(|status| status.state == ContainerState::Exited) {
             let words = steps::last_words(&self.context, &self.pod, status);
-            if !words.is_empty() {
-                status.exit.message = words;
+            match status.exit.message.is_empty() {
+                _ if words.is_empty() => {}
+                true => status.exit.message = words,
+                false => status.exit.message = format!("{}: {words}", status.exit.message),
             }
         }
         self.seen = Arc::new(seen);
@@ -270,18 +306,21 @@ impl Worker {
         self.memory.condemned.retain(|id, _| running.iter().any(|(running, _)| running == id));
         let spec = spec(&self.pod);
         for (id, name) in running {
-            if let Some((_, container)) = containers(&spec).find(|(_, container)| container.name == name) {
-                self.watch_over(&id, container);
+            let Some((_, container)) = find_container(&spec, &name) else { continue };
+            let has_hook = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+            // A container whose postStart hook runs has not started yet.
+            if !(has_hook && self.running.starts.contains_key(&name)) {
+                self.watch_over(&id, &container);
             }
         }
     }
 
     /// Starts the probers that a running container should have now.
     fn watch_over(&mut self, id: &str, container: &Container) {
-        let before = self.was_ready(id);
+        let before = self.adopted_health(id);
         let health = *self.memory.health.entry(id.to_owned()).or_insert(Health {
-            started: container.startup_probe.is_none() || before,
-            ready: container.readiness_probe.is_none() || before,
+            started: container.startup_probe.is_none() || before.started,
+            ready: container.readiness_probe.is_none() || before.ready,
         });
         let wanted = [
             (Purpose::Startup, container.startup_probe.as_ref().filter(|_| !health.started)),
@@ -302,12 +341,13 @@ impl Worker {
         }
     }
 
-    /// Whether the status from before this agent says that this very container was ready.
-    fn was_ready(&self, id: &str) -> bool {
-        let statuses = self.adopted.as_ref().and_then(|status| status.container_statuses.as_ref());
-        statuses.into_iter().flatten().any(|status| {
-            status.ready && status.container_id.as_deref().is_some_and(|told| told.ends_with(&format!("//{id}")))
-        })
+    /// What the status from before this agent says of this very container.
+    fn adopted_health(&self, id: &str) -> Health {
+        let lists = self.adopted.as_ref().map(|status| [&status.container_statuses, &status.init_container_statuses]);
+        let mut statuses = lists.into_iter().flatten().flatten().flatten();
+        let told = statuses
+            .find(|status| status.container_id.as_deref().is_some_and(|told| told.ends_with(&format!("//{id}"))));
+        told.map_or_else(Health::default, |told| Health { started: told.started == Some(true), ready: told.ready })
     }
 
     fn start_prober(&self, id: &str, container: &Container, purpose: Purpose, probe: &Probe) -> Stop {
@@ -344,8 +384,7 @@ impl Worker {
             (Purpose::Readiness, Some(good)) => health.ready = good,
             (Purpose::Startup, Some(true)) => health.started = true,
             (Purpose::Startup | Purpose::Liveness, Some(false)) => {
-                let word = purpose.word().to_lowercase();
-                self.memory.condemned.insert(id.to_owned(), format!("failed {word} probe, will be restarted"));
+                self.memory.condemned.insert(id.to_owned(), purpose.word().to_lowercase());
             }
             _ => {}
         }
@@ -358,7 +397,23 @@ impl Worker {
             return self.refuse(&refused);
         }
         let now = Moment { wall: wall(), mono: mono() };
-        plan(&self.pod, stage, &self.seen, &self.memory, now)
+        let mut plan = plan(&self.pod, stage, &self.seen, &self.memory, now);
+        self.refuse_ephemeral(&mut plan);
+        if stage == Stage::Wanted
+            && let Some(Ok(left)) = deadline(&self.pod, now.wall)
+        {
+            plan.again_within = Some(plan.again_within.map_or(left, |other| other.min(left)));
+        }
+        plan
+    }
+
+    /// Keeps ephemeral containers waiting that use what is not honoured; the pod itself goes on.
+    fn refuse_ephemeral(&self, plan: &mut Plan) {
+        for (container, fields) in unhonoured::used_by_ephemeral(&self.pod) {
+            plan.steps.retain(|step| !matches!(step, Step::Start { name, .. } if *name == container));
+            let message = format!("not supported on this node: {}", fields.join(", "));
+            plan.waiting.push((container, Waiting { reason: "UnsupportedField".into(), message }));
+        }
     }
 
     /// Keeps the pod waiting, with the names of the fields in its status and an event.
@@ -382,8 +437,10 @@ impl Worker {
         let subject = Subject { pod: self.pod.clone(), seen: self.seen.clone(), memory: Arc::new(self.memory.clone()) };
         let (context, queue, cancel) = (self.context.clone(), self.queue.clone(), self.cancel.clone());
         let given_up = Cancel::default();
-        if let Step::Start { name, .. } = &step {
-            self.running.starts.insert(name.clone(), Stop(given_up.clone()));
+        match &step {
+            Step::Start { name, .. } => drop(self.running.starts.insert(name.clone(), Stop(given_up.clone()))),
+            Step::Kill { name, .. } => drop(self.running.kills.insert(name.clone(), Stop(given_up.clone()))),
+            _ => {}
         }
         drop(stdx::spawn(async move {
             let run = given_up.run(steps::run(&context, &subject, &step));
@@ -541,7 +598,7 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> api::value::Value {
     use api::value::{Map, Value, to_value};
     let mut tree = to_value(status).unwrap_or_default();
     if let Value::Object(fields) = &mut tree {
-        for field in ["reason", "message", "podIP", "podIPs", "initContainerStatuses"] {
+        for field in ["reason", "message", "podIP", "podIPs", "initContainerStatuses", "ephemeralContainerStatuses"] {
             if fields.get(field).is_none() {
                 fields.insert(field, Value::Null);
             }
@@ -598,6 +655,10 @@ impl Prober {
             if verdict.is_some() || failure.is_some() {
                 let message = Message::Probe { container_id: self.id.clone(), purpose: self.purpose, verdict, failure };
                 if self.queue.send(message).await.is_err() {
+                    return;
+                }
+                // A condemned container is asked no more.
+                if verdict == Some(false) && self.purpose != Purpose::Readiness {
                     return;
                 }
             }

@@ -66,6 +66,7 @@ fn shown(plan: &Plan) -> Vec<String> {
         Step::CreateSandbox { attempt } => format!("sandbox #{attempt}"),
         Step::Start { name, attempt } => format!("start {name} #{attempt}"),
         Step::Kill { name, grace_seconds, .. } => format!("kill {name} ({grace_seconds}s)"),
+        Step::PreStop { name, grace_seconds, .. } => format!("hook {name} ({grace_seconds}s)"),
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::StopSandbox { id } => format!("stop {id}"),
         Step::RemoveSandbox { id } => format!("forget {id}"),
@@ -141,8 +142,8 @@ fn a_crash_loop_waits_and_says_so() {
 fn a_condemned_container_is_ended_within_its_probes_grace_period() {
     let pod = pod(r#""containers":[{"name":"a","livenessProbe":{"terminationGracePeriodSeconds":3}},{"name":"b"}]"#);
     let mut memory = ready();
-    memory.condemned.insert("a0".into(), "failed liveness probe, will be restarted".into());
-    memory.condemned.insert("b0".into(), "failed liveness probe, will be restarted".into());
+    memory.condemned.insert("a0".into(), "liveness".into());
+    memory.condemned.insert("b0".into(), "liveness".into());
     check(&pod, &up([running("a"), running("b")]), &memory, &["kill a (3s)", "kill b (20s)"]);
 }
 
@@ -276,4 +277,122 @@ fn what_ran_before_the_machine_restarted_counts() {
     check(&before("Never", ran), &up([]), &ready(), &["stop s0"]);
     check(&before("OnFailure", r#"{"terminated":{"exitCode":0}}"#), &up([]), &ready(), &["stop s0"]);
     check(&before("OnFailure", r#"{"terminated":{"exitCode":1}}"#), &up([]), &ready(), &["start a #3"]);
+}
+
+const SIDECARS: &str = r#""initContainers":[
+    {"name":"i"},
+    {"name":"s","restartPolicy":"Always"},
+    {"name":"t","restartPolicy":"Always","startupProbe":{},"lifecycle":{"preStop":{"sleep":{"seconds":1}}}}],
+    "containers":[{"name":"a"},{"name":"b"}]"#;
+
+fn started(ids: &[&str]) -> Memory {
+    let health = super::super::memory::Health { started: true, ready: true };
+    Memory { health: ids.iter().map(|id| ((*id).to_owned(), health)).collect(), ..ready() }
+}
+
+#[test]
+fn a_sidecar_lets_the_next_begin_when_it_has_started() {
+    let pod = pod(SIDECARS);
+    check(&pod, &up([]), &ready(), &["start i #0"]);
+    check(&pod, &up([exited("i", 0)]), &ready(), &["start s #0"]);
+    check(&pod, &up([running("s"), exited("i", 0)]), &ready(), &["start t #0"]);
+    let mut hook = ready();
+    hook.under_way.insert("container s".into());
+    check(&pod, &up([running("s"), exited("i", 0)]), &hook, &[]);
+    let all = [running("t"), running("s"), exited("i", 0)];
+    check(&pod, &up(all.clone()), &ready(), &[]);
+    check(&pod, &up(all), &started(&["t0"]), &["start a #0", "start b #0"]);
+}
+
+#[test]
+fn a_sidecar_is_restarted_whatever_the_pods_policy_says() {
+    let pod = pod(&format!(r#""restartPolicy":"Never",{SIDECARS}"#));
+    let mains = [running("a"), running("b")];
+    let seen =
+        |s: ContainerStatus| up(mains.clone().into_iter().chain([running("t"), s, exited("i", 0)]).collect::<Vec<_>>());
+    check(&pod, &seen(exited("s", 0)), &started(&["t0"]), &["start s #1"]);
+    // Before the others begin, too; and the next does not begin before it is back.
+    check(&pod, &up([exited("s", 1), exited("i", 0)]), &ready(), &["start s #1"]);
+    let mut memory = started(&["t0", "s0"]);
+    memory.condemned.insert("s0".into(), "liveness".into());
+    check(&pod, &seen(running("s")), &memory, &["kill s (20s)"]);
+    // Restarts go on once the main containers run, even where the runtime has forgotten the sidecar.
+    check(&pod, &up([running("a"), running("b"), running("t")]), &started(&["t0"]), &["start s #0"]);
+}
+
+#[test]
+fn sidecars_end_after_all_others_and_the_last_first() {
+    let pod = pod(SIDECARS);
+    let mut memory = ready();
+    memory.stopping.insert("rules".into());
+    let next = |seen: &[ContainerStatus], memory: &Memory| {
+        let plan = plan(&pod, Stage::Ending { grace_seconds: 20 }, &up(seen.to_vec()), memory, moment());
+        (shown(&plan), plan.again_within.map(|left| left.as_secs()))
+    };
+    let all = [running("b"), running("a"), running("t"), running("s")];
+    let both = vec!["kill b (20s)".into(), "kill a (20s)".into(), "hook t (20s)".into()];
+    assert_eq!(next(&all, &memory), (both, Some(20)));
+    memory.hooks_run.insert("t0".into());
+    assert_eq!(next(&all[1..], &memory), (vec!["kill a (20s)".into()], Some(20)));
+    assert_eq!(next(&all[2..], &memory), (vec!["kill t (20s)".into()], Some(20)));
+    assert_eq!(next(&all[3..], &memory), (vec!["kill s (20s)".into()], None));
+    // Those that wait get what is left of the grace period, and no turn is waited for beyond it.
+    memory.ending_since = Some(Mono(Duration::from_secs(985)));
+    assert_eq!(next(&all[2..], &memory), (vec!["kill t (5s)".into()], Some(5)));
+    memory.ending_since = Some(Mono(Duration::from_secs(980)));
+    assert_eq!(next(&all[2..], &memory).0, ["kill t (0s)", "kill s (0s)"]);
+}
+
+#[test]
+fn a_pod_whose_main_containers_have_ended_ends_its_sidecars() {
+    let pod = pod(&format!(r#""restartPolicy":"OnFailure",{SIDECARS}"#));
+    let seen = up([exited("a", 0), exited("b", 0), running("t"), running("s")]);
+    let mut memory = started(&["t0", "s0"]);
+    memory.hooks_run.insert("t0".into());
+    check(&pod, &seen, &memory, &["kill t (20s)"]);
+    check(&pod, &up([exited("a", 0), exited("b", 0), exited("t", 0), running("s")]), &memory, &["kill s (20s)"]);
+    check(&pod, &up([exited("a", 0), exited("b", 0), exited("t", 0), exited("s", 1)]), &memory, &["stop s0"]);
+}
+
+#[test]
+fn an_ephemeral_container_begins_at_once_and_only_once() {
+    let ephemeral =
+        r#""initContainers":[{"name":"i"}],"containers":[{"name":"a"}],"ephemeralContainers":[{"name":"e"}]"#;
+    let pod = pod(ephemeral);
+    check(&pod, &up([running("i")]), &ready(), &["start e #0"]);
+    check(&pod, &up([running("i"), running("e")]), &ready(), &[]);
+    check(&pod, &up([running("i"), exited("e", 1)]), &ready(), &[]);
+}
+
+#[test]
+fn a_pod_is_ended_at_its_deadline() {
+    let mut pod = pod(&format!(r#""activeDeadlineSeconds":60,{TWO}"#));
+    assert_eq!(deadline(&pod, moment().wall), None, "it has not begun");
+    let begun = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(NOW).unwrap());
+    pod.status.get_or_insert_default().start_time = Some(begun);
+    let at = |second: i64| deadline(&pod, Timestamp::from_second(NOW + second).unwrap()).unwrap();
+    assert_eq!(at(10), Ok(Duration::from_secs(50)));
+    let verdict = at(60).unwrap_err();
+    assert_eq!(verdict.reason, "DeadlineExceeded");
+    let memory = Memory { verdict: Some(verdict), ..ready() };
+    check(&pod, &up([running("a"), exited("b", 1)]), &memory, &["kill a (20s)"]);
+    check(&pod, &up([exited("a", 0), exited("b", 1)]), &memory, &["stop s0"]);
+}
+
+#[test]
+fn the_probe_that_condemned_gives_the_grace_period_and_the_words() {
+    let probes = r#""containers":[{"name":"a","startupProbe":{"terminationGracePeriodSeconds":7},"livenessProbe":{"terminationGracePeriodSeconds":3}}]"#;
+    let words = |policy: &str, probe: &str| {
+        let pod = pod(&format!(r#""restartPolicy":"{policy}",{probes}"#));
+        let mut memory = ready();
+        memory.condemned.insert("a0".into(), probe.into());
+        let plan = plan(&pod, Stage::Wanted, &up([running("a")]), &memory, moment());
+        match &plan.steps[0] {
+            Step::Kill { grace_seconds, why: Why::Unhealthy(message), .. } => (*grace_seconds, message.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(words("Always", "startup"), (7, "Container a failed startup probe, will be restarted".into()));
+    assert_eq!(words("Always", "liveness"), (3, "Container a failed liveness probe, will be restarted".into()));
+    assert_eq!(words("Never", "liveness"), (3, "Container a failed liveness probe".into()));
 }

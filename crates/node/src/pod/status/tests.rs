@@ -7,6 +7,8 @@ use cri::{
 };
 
 use super::super::memory::Health;
+use k8s_openapi::api::core::v1::PodCondition;
+
 use super::*;
 
 const NOW: i64 = 1_000_000;
@@ -249,4 +251,107 @@ fn a_container_that_is_made_again_keeps_how_it_ended() {
     let status = &told.container_statuses.as_ref().unwrap()[0];
     assert_eq!(status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
     assert_eq!((told.phase.as_deref(), status.restart_count), (Some("Running"), 0));
+}
+
+const SIDECAR: &str = r#""initContainers":[{"name":"s","restartPolicy":"Always","readinessProbe":{}}],"containers":[{"name":"a","image":"i"}]"#;
+
+#[test]
+fn a_sidecar_counts_for_readiness_but_not_for_the_end() {
+    let pod = pod(SIDECAR, "{}");
+    let both = up([container("s", 0, State::Running, 0), container("a", 0, State::Running, 0)]);
+    let mut memory = healthy(&["a0"]);
+    memory.health.insert("s0".into(), Health { started: true, ready: false });
+    let unready = told(&pod, Stage::Wanted, &both, &memory);
+    assert_eq!((unready.phase.as_deref(), conditions(&unready)["Initialized"].as_str()), (Some("Running"), "True"));
+    assert_eq!(conditions(&unready)["ContainersReady"], "False ContainersNotReady");
+    let ready = told(&pod, Stage::Wanted, &both, &healthy(&["a0", "s0"]));
+    let sidecar = &ready.init_container_statuses.as_ref().unwrap()[0];
+    assert_eq!((sidecar.started, sidecar.ready, conditions(&ready)["Ready"].as_str()), (Some(true), true, "True"));
+    // One that has not started holds the pod up; one that restarts later does not.
+    let waits = told(&pod, Stage::Wanted, &up([container("s", 0, State::Running, 0)]), &Memory::default());
+    assert_eq!(
+        (waits.phase.as_deref(), conditions(&waits)["Initialized"].as_str()),
+        (Some("Pending"), "False ContainersNotInitialized")
+    );
+    let back = up([container("s", 0, State::Exited, 1), container("a", 0, State::Running, 0)]);
+    let back = told(&pod, Stage::Wanted, &back, &healthy(&["a0"]));
+    assert_eq!((back.phase.as_deref(), conditions(&back)["Initialized"].as_str()), (Some("Running"), "True"));
+}
+
+#[test]
+fn a_pod_has_not_ended_while_its_sidecars_run() {
+    let pod = pod(&format!(r#""restartPolicy":"Never",{SIDECAR}"#), r#"{"phase":"Running"}"#);
+    let phase = |sidecar: State, code: i32| {
+        let seen = up([container("s", 0, sidecar, 143), container("a", 0, State::Exited, code)]);
+        told(&pod, Stage::Wanted, &seen, &Memory::default()).phase.unwrap()
+    };
+    assert_eq!(phase(State::Running, 0), "Running");
+    assert_eq!(phase(State::Exited, 0), "Succeeded");
+    assert_eq!(phase(State::Exited, 1), "Failed");
+}
+
+#[test]
+fn a_verdict_is_told_when_nothing_runs_any_more() {
+    let verdict = super::super::memory::Verdict {
+        reason: "Evicted".into(),
+        message: "The node was low on resource: memory.".into(),
+        grace_seconds: None,
+        disrupted: true,
+    };
+    let memory = Memory { verdict: Some(verdict), ..healthy(&["a0"]) };
+    let pod = pod(ONE, r#"{"phase":"Running"}"#);
+    let runs = told(&pod, Stage::Wanted, &up([container("a", 0, State::Running, 0)]), &memory);
+    assert_eq!((runs.phase.as_deref(), runs.reason), (Some("Running"), None));
+    let over = told(&pod, Stage::Wanted, &up([container("a", 0, State::Exited, 143)]), &memory);
+    assert_eq!((over.phase.as_deref(), over.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert_eq!(conditions(&over)["DisruptionTarget"], "True TerminationByKubelet");
+    // It stays told once the agent has forgotten why.
+    let mut later = pod.clone();
+    later.status = Some(over);
+    let kept = told(&later, Stage::Wanted, &up([]), &Memory::default());
+    assert_eq!((kept.reason.as_deref(), kept.message.is_some()), (Some("Evicted"), true));
+    assert_eq!(conditions(&kept)["DisruptionTarget"], "True TerminationByKubelet");
+}
+
+#[test]
+fn readiness_gates_wait_for_the_conditions_of_others() {
+    let gate = r#""readinessGates":[{"conditionType":"example.com/gate"}]"#;
+    let check = |status: &str, expected: (&str, &str)| {
+        let pod = pod(&format!("{gate},{ONE}"), status);
+        let told = told(&pod, Stage::Wanted, &up([container("a", 0, State::Running, 0)]), &healthy(&["a0"]));
+        let ready = told.conditions.as_ref().unwrap().iter().find(|condition| condition.type_ == "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.message.as_deref().unwrap_or_default()), expected);
+        assert_eq!(conditions(&told)["ContainersReady"], "True");
+    };
+    let missing = r#"corresponding condition of pod readiness gate "example.com/gate" does not exist."#;
+    check("{}", ("False", missing));
+    let closed = r#"the status of pod readiness gate "example.com/gate" is not "True", but False"#;
+    check(r#"{"conditions":[{"type":"example.com/gate","status":"False"}]}"#, ("False", closed));
+    check(r#"{"conditions":[{"type":"example.com/gate","status":"True"}]}"#, ("True", ""));
+}
+
+#[test]
+fn an_ephemeral_container_is_told_apart_and_counts_for_nothing() {
+    let pod = pod(&format!(r#"{ONE},"ephemeralContainers":[{{"name":"e","image":"x"}}]"#), "{}");
+    let seen = up([container("e", 0, State::Exited, 1), container("a", 0, State::Running, 0)]);
+    let told = told(&pod, Stage::Wanted, &seen, &healthy(&["a0"]));
+    let ephemeral = &told.ephemeral_container_statuses.as_ref().unwrap()[0];
+    assert_eq!((ephemeral.started, ephemeral.ready), (None, false));
+    assert_eq!((told.phase.as_deref(), conditions(&told)["Ready"].as_str()), (Some("Running"), "True"));
+}
+
+#[test]
+fn the_last_words_of_all_containers_together_are_bounded() {
+    let names: Vec<String> = (0..4).map(|index| format!(r#"{{"name":"c{index}"}}"#)).collect();
+    let pod = pod(&format!(r#""restartPolicy":"Never","containers":[{}]"#, names.join(",")), "{}");
+    let containers = (0..4).map(|index| {
+        let mut status = container(&format!("c{index}"), 0, State::Exited, 0);
+        status.exit.message = "é".repeat(2048);
+        status
+    });
+    let told = told(&pod, Stage::Wanted, &up(containers.collect::<Vec<_>>()), &Memory::default());
+    for status in told.container_statuses.unwrap() {
+        let message = status.state.unwrap().terminated.unwrap().message.unwrap();
+        assert_eq!(message.len(), 12 * 1024 / 4);
+    }
 }

@@ -23,6 +23,17 @@ fn names_the_field_by_its_path() {
 }
 
 #[test]
+fn an_ephemeral_container_is_refused_by_itself() {
+    let pod: Pod = serde_json::from_str(
+        r#"{"spec":{"containers":[],"ephemeralContainers":[{"name":"a"},{"name":"b","volumeDevices":[{"name":"x","devicePath":"/x"}]}]}}"#,
+    )
+    .unwrap();
+    assert!(used(&pod).is_empty());
+    let refused = vec![("b".to_owned(), vec!["spec.ephemeralContainers[1].volumeDevices".to_owned()])];
+    assert_eq!(used_by_ephemeral(&pod), refused);
+}
+
+#[test]
 fn defaults_are_not_uses() {
     check(r#"{"spec":{"containers":[{"name":"a","livenessProbe":{"httpGet":{"port":1,"scheme":"HTTP"}}}]}}"#, &[]);
 }
@@ -51,7 +62,13 @@ fn covered(path: &str, entry: &str) -> bool {
 fn every_field_of_a_pod_is_honoured_or_in_the_table() {
     let spec = message("io.k8s.api.core.v1.PodSpec").unwrap();
     let known = |path: &str| {
-        let path = path.replace("spec.initContainers.", "spec.containers.");
+        let path = match path.strip_prefix("spec.ephemeralContainers.*.") {
+            // Validation refuses the others.
+            Some("ports" | "livenessProbe" | "readinessProbe" | "startupProbe" | "lifecycle") => return true,
+            Some("resources" | "resizePolicy" | "restartPolicy" | "restartPolicyRules") => return true,
+            Some("targetContainerName") | None => path.replace("spec.initContainers.", "spec.containers."),
+            Some(rest) => format!("spec.containers.*.{rest}"),
+        };
         let by_agent = UNHONOURED.iter().any(|(entry, _)| covered(&path, entry));
         by_agent || HONOURED.iter().any(|(entry, _)| covered(&path, entry))
     };
@@ -71,6 +88,7 @@ fn no_field_is_both_honoured_and_in_the_table() {
 /// Fields that are honoured, those of containers for init containers as well, each with where: a file of this crate has its
 /// cases; others are named by their crate. A field's parts count with it.
 const HONOURED: &[(&str, &str)] = &[
+    ("spec.activeDeadlineSeconds", "pod/plan.rs"),
     ("spec.automountServiceAccountToken", "apiserver: admission/service_account.rs"),
     ("spec.affinity", "scheduler: refused by unhonoured.rs"),
     ("spec.containers.*.args", "pod/create.rs"),
@@ -82,9 +100,12 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.lifecycle.postStart.exec", "hook.rs"),
     ("spec.containers.*.lifecycle.postStart.httpGet", "hook.rs"),
     ("spec.containers.*.lifecycle.postStart.sleep", "hook.rs"),
+    // Fails when it runs, as it always did.
+    ("spec.containers.*.lifecycle.postStart.tcpSocket", "hook.rs"),
     ("spec.containers.*.lifecycle.preStop.exec", "hook.rs"),
     ("spec.containers.*.lifecycle.preStop.httpGet", "hook.rs"),
     ("spec.containers.*.lifecycle.preStop.sleep", "hook.rs"),
+    ("spec.containers.*.lifecycle.preStop.tcpSocket", "hook.rs"),
     ("spec.containers.*.lifecycle.stopSignal", "pod/create.rs"),
     ("spec.containers.*.livenessProbe", "probe.rs"),
     ("spec.containers.*.name", "pod/plan.rs"),
@@ -96,6 +117,8 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.resizePolicy.*.resourceName", "pod/unhonoured.rs"),
     ("spec.containers.*.resources.limits", "cgroup.rs"),
     ("spec.containers.*.resources.requests", "cgroup.rs"),
+    ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
+    ("spec.containers.*.restartPolicyRules.*.exitCodes", "pod/plan/policy.rs"),
     ("spec.containers.*.securityContext.allowPrivilegeEscalation", "pod/create.rs"),
     ("spec.containers.*.securityContext.capabilities", "pod/create.rs"),
     ("spec.containers.*.securityContext.privileged", "pod/create.rs"),
@@ -115,6 +138,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.dnsConfig", "pod/create.rs"),
     ("spec.dnsPolicy", "pod/create.rs"),
     ("spec.enableServiceLinks", "agent.rs"),
+    ("spec.ephemeralContainers.*.targetContainerName", "pod/steps.rs"),
     ("spec.hostAliases", "pod/steps.rs"),
     ("spec.hostname", "pod/create.rs"),
     ("spec.imagePullSecrets", "pod/images.rs"),
@@ -124,7 +148,8 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.preemptionPolicy", "scheduler: schedule.rs"),
     ("spec.priority", "scheduler: queue.rs"),
     ("spec.priorityClassName", "apiserver: admission/priority.rs"),
-    ("spec.restartPolicy", "pod/plan.rs"),
+    ("spec.readinessGates", "pod/status/conditions.rs"),
+    ("spec.restartPolicy", "pod/plan/policy.rs"),
     ("spec.schedulerName", "scheduler: run.rs"),
     ("spec.schedulingGates", "scheduler: run.rs"),
     ("spec.schedulingGroup", "scheduler: refused by unhonoured.rs"),
