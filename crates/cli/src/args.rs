@@ -73,6 +73,18 @@ pub struct Up {
     /// Authorities of registries: `HOST[:PORT]=FILE`.
     #[arg(long, value_name = "HOST=FILE")]
     pub registry_ca: Vec<String>,
+    /// What pods may not have, for the cluster's own sake: cpu, memory, ephemeral-storage.
+    #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
+    pub kube_reserved: String,
+    /// What pods may not have, for the machine's sake.
+    #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
+    pub system_reserved: String,
+    /// Bounds below which pods are ended, in place of upstream's: memory.available<100Mi, nodefs.available<10%, …
+    #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
+    pub eviction_hard: Option<String>,
+    /// Pods that may be on this node.
+    #[arg(long, default_value_t = 110, value_name = "NUMBER")]
+    pub max_pods: u32,
 }
 
 /// `isopod down`

@@ -17,8 +17,9 @@ use net::rules::NodeFacts as RuleFacts;
 use node::cgroup::Cgroups;
 use node::pod::create::NodeFacts;
 use node::register::{Machine, Registration};
+use node::reserve::{self, Reserved};
 use node::volume::Roots;
-use node::{Agent, Options};
+use node::{Agent, Options, evict};
 use runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
 use runtime::{BuiltIn, RuntimeOptions};
 use stdx::TaskTree;
@@ -199,6 +200,7 @@ async fn start_node(
             port: 0,
             labels: BTreeMap::new(),
             machine,
+            reserved: reserved(up)?,
         },
         cgroups: Cgroups::open(std::path::Path::new("/sys/fs/cgroup"), paths.cgroup()),
         roots: Roots { disk: paths.pods(), memory: paths.pods_volatile() },
@@ -209,6 +211,21 @@ async fn start_node(
     serve_agent(&agent, paths, tasks)?;
     tasks.spawn("agent", agent.run());
     Ok(())
+}
+
+/// What is kept from pods, as the options say; everything wrong with them at once.
+fn reserved(up: &cli::args::Up) -> anyhow::Result<Reserved> {
+    let kube = reserve::resources(&up.kube_reserved).map_err(|wrong| format!("--kube-reserved: {wrong}"));
+    let system = reserve::resources(&up.system_reserved).map_err(|wrong| format!("--system-reserved: {wrong}"));
+    let text = up.eviction_hard.as_deref().unwrap_or(evict::DEFAULT);
+    let thresholds = evict::thresholds(text).map_err(|wrong| format!("--eviction-hard: {wrong}"));
+    match (kube, system, thresholds) {
+        (Ok(kube), Ok(system), Ok(thresholds)) => Ok(Reserved { kube, system, thresholds, pods_max: up.max_pods }),
+        (kube, system, thresholds) => {
+            let wrong: Vec<String> = [kube.err(), system.err(), thresholds.err()].into_iter().flatten().collect();
+            bail!("{}", wrong.join("; "))
+        }
+    }
 }
 
 fn node_facts(settings: &Settings, paths: &Paths, machine: &Machine) -> NodeFacts {

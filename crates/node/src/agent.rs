@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::decide::resources::Resources;
 use api::projection::ServiceLite;
 use client::{Cache, Client, ClientError, Object, Target, Watched};
 use cri::{Runtime, RuntimeEvent};
@@ -15,10 +16,13 @@ use reconcile::plan::kinds::PODS;
 use reconcile::{Note, Recorder, Reference, Severity};
 use stdx::{BoxFuture, TaskTree};
 
+use crate::admit::{self, Refusal};
 use crate::cgroup::Cgroups;
 use crate::checkpoint;
+use crate::evict::{self, Held};
 use crate::pod::create::NodeFacts;
 use crate::pod::env::Sources;
+use crate::pod::memory::{Verdict, Waiting};
 use crate::pod::seen::POD_UID;
 use crate::pod::worker::{Handle, Message};
 use crate::pod::{name, namespace, spec, uid};
@@ -26,6 +30,9 @@ use crate::register::Registration;
 use crate::services;
 use crate::tokens::Kept;
 use crate::volume::{Roots, Tokens};
+
+/// How long the Node may take to be read when a pod is judged.
+const NODE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The node's service rules, as far as an ending pod is concerned.
 pub trait Rules: Send + Sync {
@@ -62,6 +69,8 @@ pub struct Context {
     pub services: Cache,
     pub host_ip: String,
     pub runtime_name: String,
+    /// What the node runs short of, as it is told.
+    pub pressure: Mutex<Held>,
     /// Tokens that pods' volumes hold.
     pub kept: Kept,
     pub tasks: TaskTree,
@@ -167,6 +176,14 @@ struct Known {
     worker: Handle,
     /// The API has it no more. Before that a worker that has ended is not begun anew: it has done its work.
     gone: bool,
+    /// It was not admitted: it takes no room.
+    refused: bool,
+}
+
+impl Known {
+    fn of(worker: Handle) -> Known {
+        Known { worker, gone: false, refused: false }
+    }
 }
 
 impl Agent {
@@ -188,6 +205,7 @@ impl Agent {
             services: options.services,
             host_ip: options.registration.address.to_string(),
             runtime_name: version.runtime_name,
+            pressure: Mutex::default(),
             kept: Kept::default(),
             tasks: options.tasks,
         };
@@ -217,8 +235,8 @@ impl Agent {
     /// Runs until the task tree is cancelled.
     pub async fn run(self: Arc<Agent>) {
         let tasks = self.context.tasks.clone();
-        let (client, runtime) = (self.context.client.clone(), self.context.runtime.clone());
-        tasks.spawn("registration", self.registration.clone().run(client, runtime));
+        tasks.spawn("registration", self.registration.clone().run(self.context.clone()));
+        tasks.spawn("upkeep", crate::upkeep::run(self.clone()));
         let mut runtime_events = self.context.runtime.events();
         let mut changes = self.pods.subscribe();
         self.resume();
@@ -259,8 +277,8 @@ impl Agent {
     fn resume(&self) {
         for checkpoint in checkpoint::all(&self.context.roots.memory) {
             let uid = uid(&checkpoint.pod).to_owned();
-            let worker = Handle::start(self.context.clone(), checkpoint.pod.clone(), Some(checkpoint));
-            self.workers().insert(uid, Known { worker, gone: false });
+            let worker = Handle::start(self.context.clone(), checkpoint.pod.clone(), Some(checkpoint), None);
+            self.workers().insert(uid, Known::of(worker));
         }
     }
 
@@ -272,7 +290,10 @@ impl Agent {
     /// Brings what runs here up to the first list: new pods begin, and those that the API does not have end.
     async fn compare(&self) {
         let first = self.pods.snapshot();
-        for object in first.iter() {
+        // The oldest come first where not all have room.
+        let mut oldest: Vec<&Arc<Object>> = first.iter().collect();
+        oldest.sort_by_key(|object| object.meta().creation);
+        for object in oldest {
             self.tell_pod(object).await;
         }
         let resumed: Vec<String> = self.workers().keys().cloned().collect();
@@ -291,13 +312,86 @@ impl Agent {
         match object.typed::<Pod>() {
             Ok(pod) if self.is_over(&pod) => {}
             Ok(pod) => {
-                let worker = Handle::start(self.context.clone(), pod, None);
+                let refusal = self.refusal(&pod).await;
+                let refused = refusal.is_some();
+                let worker = Handle::start(self.context.clone(), pod, None, refusal);
                 let mut workers = self.workers();
                 workers.retain(|_, known| !(known.gone && known.worker.is_over()));
-                workers.insert(object.uid().to_owned(), Known { worker, gone: false });
+                workers.insert(object.uid().to_owned(), Known { refused, ..Known::of(worker) });
             }
             Err(error) => tracing::error!(?object, %error, "pod does not have its kind's shape"),
         }
+    }
+
+    /// Why a new pod is not admitted, if it is not; an event says so.
+    async fn refusal(&self, pod: &Pod) -> Option<Waiting> {
+        // One that is deleted already only has to be cleaned up.
+        if pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let others = self.admitted();
+        let refusal = match admit::admit(pod, &self.node().await, others.iter()) {
+            Err(refusal) => refusal,
+            Ok(()) => {
+                let pressure = self.context.pressure.lock().expect("no holder of this lock panics").told();
+                let class = pod.status.as_ref().and_then(|status| status.qos_class.as_deref());
+                let message = evict::keeps_out(pressure, class == Some("BestEffort"), is_critical(pod))?;
+                Refusal { reason: "Evicted", message }
+            }
+        };
+        self.context.tell(pod, "", Severity::Warning, refusal.reason, refusal.message.clone());
+        let message = admit::told(&refusal, pod);
+        Some(Waiting { reason: refusal.reason.into(), message })
+    }
+
+    /// Pods that have a place on this node.
+    pub(crate) fn admitted(&self) -> Vec<Pod> {
+        let admitted: Vec<String> =
+            self.workers().iter().filter(|(_, known)| !known.refused).map(|(uid, _)| uid.clone()).collect();
+        let snapshot = self.pods.snapshot();
+        let pods = snapshot.iter().filter(|object| admitted.iter().any(|uid| uid == object.uid()));
+        pods.filter_map(|object| object.typed::<Pod>().ok()).filter(admit::has_place).collect()
+    }
+
+    /// What a pod has to fit: labels and taints as the API has them, since others set them.
+    async fn node(&self) -> admit::Node {
+        let registration = &self.registration;
+        let amounts = registration.reserved.allocatable(registration.machine.capacity());
+        let allocatable = Resources::parse(Some(&amounts)).unwrap_or_default();
+        let mut node = admit::Node { name: registration.name.clone(), allocatable, ..admit::Node::default() };
+        let target = Target::new("", "v1", "nodes").name(registration.name.as_str());
+        match stdx::timeout(NODE_LIMIT, self.context.client.find(target)).await {
+            Ok(Ok(Some(object))) => {
+                let found = object.typed::<k8s_openapi::api::core::v1::Node>().unwrap_or_default();
+                node.labels = found.metadata.labels.unwrap_or_default();
+                let taints = found.spec.and_then(|spec| spec.taints).unwrap_or_default();
+                node.taints = taints
+                    .into_iter()
+                    .map(|taint| (taint.key, taint.value.unwrap_or_default(), taint.effect))
+                    .collect();
+            }
+            Ok(Ok(None)) => node.labels = registration.all_labels(),
+            Ok(Err(error)) => tracing::warn!(%error, "node not read: a pod is judged without its labels and taints"),
+            Err(stdx::Elapsed) => {
+                tracing::warn!("node not read in time: a pod is judged without its labels and taints")
+            }
+        }
+        node
+    }
+
+    /// This agent's registration.
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// Records an event about this node.
+    pub(crate) fn tell_node(&self, severity: Severity, reason: &'static str, message: String) {
+        self.registration.tell(&self.context, severity, reason, message);
+    }
+
+    /// Ends a pod for the node's sake, or not, if it has ended.
+    pub(crate) async fn end(&self, uid: &str, verdict: Verdict) {
+        self.tell(uid, Message::Verdict(verdict)).await;
     }
 
     /// An ended pod needs a worker only to be removed.
@@ -345,9 +439,9 @@ impl Agent {
             }
             let known = self.pods.snapshot().iter().any(|pod| pod.uid() == uid);
             if !known {
-                let worker = Handle::start(self.context.clone(), stranger(&sandbox), None);
+                let worker = Handle::start(self.context.clone(), stranger(&sandbox), None, None);
                 worker.tell(Message::Gone).await;
-                self.workers().insert(uid, Known { worker, gone: true });
+                self.workers().insert(uid, Known { gone: true, ..Known::of(worker) });
             }
         }
     }
@@ -355,6 +449,11 @@ impl Agent {
     fn workers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Known>> {
         self.workers.lock().expect("no holder of this lock panics")
     }
+}
+
+/// Whether a pod is among those that the cluster itself lives by. Upstream: `IsCriticalPod`.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
 }
 
 /// As much of a forgotten pod as it takes to end it.

@@ -2,9 +2,12 @@
 //!
 //! Observe → plan → steps: `pod/worker.rs` takes events in, `pod/plan.rs` decides, `pod/steps.rs` acts, `pod/status.rs` tells.
 
+pub mod admit;
 pub mod agent;
 pub mod cgroup;
 pub mod checkpoint;
+pub mod collect;
+pub mod evict;
 pub mod exec;
 pub mod hook;
 pub mod logs;
@@ -13,9 +16,11 @@ pub mod pressure;
 pub mod probe;
 pub mod refs;
 pub mod register;
+pub mod reserve;
 pub mod server;
 pub mod services;
 pub mod tokens;
+pub mod upkeep;
 pub mod volume;
 
 pub use agent::{Agent, Options, Rules};

@@ -7,18 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::value::to_value;
-use client::{Client, ClientError, PatchKind, Target};
+use client::{ClientError, PatchKind, Target};
 use cri::Runtime;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
     NodeSystemInfo,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use reconcile::plan::kinds::NODES;
+use reconcile::{Note, Reference, Severity};
 use stdx::{Backoff, mono, wall};
 
-use crate::pressure::Room;
+use crate::agent::Context;
+use crate::evict;
+use crate::pressure::{Pressure, Room};
+use crate::reserve::{Capacity, Reserved};
 
 /// How long a lease is good. Upstream: `nodeLeaseDurationSeconds`.
 const LEASE_SECONDS: i32 = 40;
@@ -28,8 +32,6 @@ const RENEW: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
 /// Images told in the status. Upstream: `nodeStatusMaxImages`.
 const IMAGES_MAX: usize = 50;
-/// Pods on a node. Upstream: `maxPods`.
-pub const PODS_MAX: u32 = 110;
 
 /// What a Node says of its machine.
 #[derive(Clone, Debug)]
@@ -42,6 +44,7 @@ pub struct Registration {
     pub port: u16,
     pub labels: BTreeMap<String, String>,
     pub machine: Machine,
+    pub reserved: Reserved,
 }
 
 /// Facts about the machine that do not change while the agent runs.
@@ -88,15 +91,23 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What of it pods could have.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { processors: self.processors, memory_bytes: self.memory_bytes, disk_bytes: self.disk_bytes }
+    }
+}
+
 impl Registration {
     /// Registers the node, then keeps its status and lease until the task is dropped.
-    pub async fn run(self, client: Client, runtime: Arc<dyn Runtime>) {
+    pub async fn run(self, context: Arc<Context>) {
+        self.tell(&context, Severity::Normal, "Starting", "Starting kubelet.".into());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(7));
         let mut told: Option<(NodeStatus, stdx::Mono)> = None;
         loop {
-            let result = self.report(&client, &*runtime, &mut told).await;
+            let result = self.report(&context, &mut told).await;
             let result = match result {
-                Ok(()) => self.renew(&client).await,
+                Ok(()) => self.renew(&context.client).await,
                 Err(error) => Err(error),
             };
             match result {
@@ -117,16 +128,12 @@ impl Registration {
     }
 
     /// Tells the status when it changed, when it is time, and when the Node is not there.
-    async fn report(
-        &self,
-        client: &Client,
-        runtime: &dyn Runtime,
-        told: &mut Option<(NodeStatus, stdx::Mono)>,
-    ) -> Result<(), ClientError> {
+    async fn report(&self, context: &Context, told: &mut Option<(NodeStatus, stdx::Mono)>) -> Result<(), ClientError> {
+        let client = &context.client;
         // After a restart the API still knows since when each condition holds.
         let known = if told.is_none() { self.known(client).await? } else { None };
         let before = told.as_ref().map(|(status, _)| status).or(known.as_ref());
-        let status = self.status(runtime, before).await;
+        let status = self.status(context, before).await;
         let due = told.as_ref().is_none_or(|(before, at)| mono() - *at >= REPORT || !same(before, &status));
         if !due {
             return Ok(());
@@ -138,17 +145,28 @@ impl Registration {
         body.insert("status", to_value(&status).unwrap_or_default());
         let body = api::value::Value::Object(body);
         client.patch(self.node(&self.name).subresource("status"), PatchKind::Strategic, &body).await?;
+        for (severity, reason, message) in news(&self.name, before, &status) {
+            self.tell(context, severity, reason, message);
+        }
         *told = Some((status, mono()));
         Ok(())
     }
 
+    /// Records an event about the node. Upstream's kubelet gives the node's name for its uid, and clients look for that.
+    pub fn tell(&self, context: &Context, severity: Severity, reason: &'static str, message: String) {
+        let (name, uid) = (self.name.clone(), self.name.clone());
+        let regarding = Reference { resource: NODES, namespace: String::new(), name, uid };
+        context.recorder.record(Note { regarding, field: String::new(), severity, reason, message });
+    }
+
     /// The status that an earlier agent told.
-    async fn known(&self, client: &Client) -> Result<Option<NodeStatus>, ClientError> {
+    async fn known(&self, client: &client::Client) -> Result<Option<NodeStatus>, ClientError> {
         let Some(object) = client.find(self.node(&self.name)).await? else { return Ok(None) };
         Ok(object.typed::<Node>()?.status)
     }
 
-    async fn register(&self, client: &Client) -> Result<(), ClientError> {
+    /// The labels that the node is registered with.
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();
         let own = [
             ("beta.kubernetes.io/arch", go_arch()),
@@ -158,6 +176,11 @@ impl Registration {
             ("kubernetes.io/os", "linux"),
         ];
         labels.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        labels
+    }
+
+    async fn register(&self, client: &client::Client) -> Result<(), ClientError> {
+        let labels = self.all_labels();
         let node = Node {
             metadata: ObjectMeta { name: Some(self.name.clone()), labels: Some(labels), ..ObjectMeta::default() },
             spec: Some(NodeSpec {
@@ -174,28 +197,16 @@ impl Registration {
         }
     }
 
-    async fn status(&self, runtime: &dyn Runtime, before: Option<&NodeStatus>) -> NodeStatus {
-        let machine = &self.machine;
-        let amounts = |reserve: u64| -> BTreeMap<String, Quantity> {
-            [
-                ("cpu", machine.processors.to_string()),
-                ("memory", format!("{}Ki", machine.memory_bytes.saturating_sub(reserve) / 1024)),
-                ("ephemeral-storage", format!("{}Ki", machine.disk_bytes / 1024)),
-                ("pods", PODS_MAX.to_string()),
-                ("hugepages-1Gi", "0".into()),
-                ("hugepages-2Mi", "0".into()),
-            ]
-            .into_iter()
-            .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-            .collect()
-        };
+    async fn status(&self, context: &Context, before: Option<&NodeStatus>) -> NodeStatus {
+        let (machine, runtime) = (&self.machine, &*context.runtime);
+        let short = evict::pressure(&self.reserved.thresholds, &Room::read(&machine.disk));
+        let pressure = context.pressure.lock().expect("no holder of this lock panics").see(short, mono());
         let version = runtime.version().await.unwrap_or_default();
         let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
         NodeStatus {
-            capacity: Some(amounts(0)),
-            // What pressure eviction keeps free. Upstream: `memory.available<100Mi`.
-            allocatable: Some(amounts(100 << 20)),
-            conditions: Some(conditions(runtime, &self.machine.disk, before).await),
+            capacity: Some(self.reserved.capacity(machine.capacity())),
+            allocatable: Some(self.reserved.allocatable(machine.capacity())),
+            conditions: Some(conditions(runtime, pressure, before).await),
             addresses: Some(vec![
                 address("InternalIP", self.address.to_string()),
                 address("Hostname", self.name.clone()),
@@ -221,7 +232,7 @@ impl Registration {
         }
     }
 
-    async fn renew(&self, client: &Client) -> Result<(), ClientError> {
+    async fn renew(&self, client: &client::Client) -> Result<(), ClientError> {
         let leases = Target::new("coordination.k8s.io", "v1", "leases").namespace("kube-node-lease");
         let now = MicroTime(wall());
         let mut body = api::value::Map::default();
@@ -265,7 +276,7 @@ fn go_arch() -> &'static str {
     }
 }
 
-async fn conditions(runtime: &dyn Runtime, disk: &std::path::Path, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
+async fn conditions(runtime: &dyn Runtime, pressure: Pressure, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
     let broken: Vec<String> = match runtime.status().await {
         Ok(status) => status
             .conditions
@@ -289,7 +300,6 @@ async fn conditions(runtime: &dyn Runtime, disk: &std::path::Path, before: Optio
     } else {
         ("Ready", "False", "KubeletNotReady", broken.join(", "))
     };
-    let pressure = Room::read(disk).pressure();
     let told = |kind: &'static str, short: bool, words: [(&'static str, &str); 2]| {
         let (reason, message) = words[usize::from(short)];
         (kind, if short { "True" } else { "False" }, reason, message.to_owned())
@@ -339,6 +349,38 @@ async fn conditions(runtime: &dyn Runtime, disk: &std::path::Path, before: Optio
         .collect()
 }
 
+/// The events for what a status tells anew. Pure. Upstream: `recordNodeStatusEvent`, and `Rebooted` of `setNodeStatusMachineInfo`.
+fn news(node: &str, before: Option<&NodeStatus>, now: &NodeStatus) -> Vec<(Severity, &'static str, String)> {
+    let status_of = |status: &NodeStatus, type_: &str| {
+        let found = status.conditions.iter().flatten().find(|condition| condition.type_ == type_);
+        found.map(|condition| condition.status.clone())
+    };
+    let words = [
+        ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+        ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ("Ready", "NodeReady", "NodeNotReady"),
+    ];
+    let mut news = Vec::new();
+    for (type_, holds, holds_not) in words {
+        let is = status_of(now, type_);
+        if is == before.and_then(|before| status_of(before, type_)) {
+            continue;
+        }
+        let reason = if is.as_deref() == Some("True") { holds } else { holds_not };
+        news.push((Severity::Normal, reason, format!("Node {node} status is now: {reason}")));
+    }
+    let boot = |status: &NodeStatus| status.node_info.as_ref().map(|info| info.boot_id.clone());
+    if let (Some(old), Some(new)) = (before.and_then(boot), boot(now))
+        && !old.is_empty()
+        && old != new
+    {
+        let message = format!("Node {node} has been rebooted, boot id: {new}");
+        news.push((Severity::Warning, "Rebooted", message));
+    }
+    news
+}
+
 async fn images(runtime: &dyn Runtime) -> Vec<ContainerImage> {
     let mut images = runtime.list_images().await.unwrap_or_default();
     images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
@@ -362,4 +404,44 @@ fn same(before: &NodeStatus, now: &NodeStatus) -> bool {
         status
     };
     bare(before) == bare(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(memory: &str, ready: &str, boot: &str) -> NodeStatus {
+        let condition = |type_: &str, status: &str| NodeCondition {
+            type_: type_.into(),
+            status: status.into(),
+            ..NodeCondition::default()
+        };
+        let info = NodeSystemInfo { boot_id: boot.into(), ..NodeSystemInfo::default() };
+        NodeStatus {
+            conditions: Some(vec![
+                condition("MemoryPressure", memory),
+                condition("DiskPressure", "False"),
+                condition("PIDPressure", "False"),
+                condition("Ready", ready),
+            ]),
+            node_info: Some(info),
+            ..NodeStatus::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(before: Option<&NodeStatus>, now: &NodeStatus, expected: &[&str]) {
+        let reasons: Vec<&str> = news("n", before, now).into_iter().map(|(_, reason, _)| reason).collect();
+        assert_eq!(reasons, expected);
+    }
+
+    #[test]
+    fn what_changes_is_news() {
+        let good = status("False", "True", "b1");
+        check(None, &good, &["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]);
+        check(Some(&good), &good, &[]);
+        check(Some(&good), &status("True", "False", "b1"), &["NodeHasInsufficientMemory", "NodeNotReady"]);
+        check(Some(&good), &status("False", "True", "b2"), &["Rebooted"]);
+        assert_eq!(news("n", None, &good)[3].2, "Node n status is now: NodeReady");
+    }
 }

@@ -11,7 +11,7 @@ use reconcile::Severity;
 use stdx::{Cancel, mono, wall};
 use tokio::sync::{mpsc, watch};
 
-use super::memory::{Health, Memory, Tries, Waiting};
+use super::memory::{Health, Memory, Tries, Verdict, Waiting};
 use super::plan::{Moment, Plan, Stage, Step, deadline, ended, plan};
 use super::seen::Seen;
 use super::status::{Facts, status, with_others_conditions};
@@ -35,6 +35,8 @@ pub enum Message {
     Gone,
     /// Something of it changed in the runtime.
     Runtime,
+    /// The node ends the pod, for this reason.
+    Verdict(Verdict),
     /// A step ended.
     Step(Step, Went),
     /// A probe came to a verdict, or failed once.
@@ -48,8 +50,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts a worker for a pod, with what an earlier agent left about it.
-    pub fn start(context: Arc<Context>, pod: Pod, accepted: Option<Checkpoint>) -> Handle {
+    /// Starts a worker for a pod, with what an earlier agent left about it, or why the node refuses it.
+    pub fn start(context: Arc<Context>, pod: Pod, accepted: Option<Checkpoint>, refusal: Option<Waiting>) -> Handle {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (desired, wanted) = watch::channel(Desired::default());
         let cancel = context.tasks.cancel().clone();
@@ -59,6 +61,7 @@ impl Handle {
             adopted: pod.status.clone(),
             pod: Arc::new(pod),
             gone: false,
+            refusal,
             seen: Arc::default(),
             memory: accepted.map_or_else(Memory::default, |accepted| Memory {
                 prepared: accepted.prepared,
@@ -94,6 +97,8 @@ struct Worker {
     /// The status when this worker began: what was ready before the agent restarted still is.
     adopted: Option<PodStatus>,
     gone: bool,
+    /// Why it was not admitted.
+    refusal: Option<Waiting>,
     seen: Arc<Seen>,
     memory: Memory,
     running: Running,
@@ -204,6 +209,7 @@ impl Worker {
         match message {
             Message::Runtime => {}
             Message::Gone => self.gone = true,
+            Message::Verdict(verdict) => drop(self.memory.verdict.get_or_insert(verdict)),
             Message::Pod(object) => match object.typed::<Pod>() {
                 Ok(mut pod) => {
                     // What this worker told last is newer than what comes back.
@@ -391,8 +397,11 @@ impl Worker {
     }
 
     fn plan(&mut self) -> Plan {
-        let refused = unhonoured::used(&self.pod);
         let stage = self.stage();
+        if self.refusal.is_some() && stage == Stage::Wanted {
+            return Plan { finished: true, ..Plan::default() };
+        }
+        let refused = unhonoured::used(&self.pod);
         if !refused.is_empty() && stage == Stage::Wanted {
             return self.refuse(&refused);
         }
@@ -457,7 +466,7 @@ impl Worker {
         let facts = Facts {
             host_ip: self.context.host_ip.clone(),
             runtime_name: self.context.runtime_name.clone(),
-            refusal: None,
+            refusal: self.refusal.clone(),
             over: plan.finished && self.stage() != Stage::Wanted,
         };
         let new = status(&self.pod, self.stage(), &self.seen, &self.memory, &plan.waiting, &facts, wall());
@@ -493,7 +502,7 @@ impl Worker {
 impl Worker {
     /// Keeps what the next agent needs to go on without an API. A pod that ends needs none.
     fn save(&mut self) {
-        if self.stage() != Stage::Wanted {
+        if self.stage() != Stage::Wanted || self.refusal.is_some() {
             return;
         }
         let checkpoint = Checkpoint::new((*self.pod).clone(), self.memory.prepared, &self.memory.environments);

@@ -1,0 +1,150 @@
+//! What has to be sampled, on one timer: shortages, for which pods are ended, logs, and images that nobody uses.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::decide::resources::PodResources;
+use cri::{ContainerFilter, ContainerStats, PodSandboxFilter};
+use k8s_openapi::api::core::v1::Pod;
+use reconcile::Severity;
+use stdx::{Mono, mono};
+
+use crate::agent::{Agent, is_critical};
+use crate::evict::{self, Candidate, Shortage, Signal};
+use crate::pod::memory::Verdict;
+use crate::pod::{containers, create, spec, uid};
+use crate::pressure::Room;
+use crate::{collect, logs, volume};
+
+/// How often shortages are looked for. Upstream: `evictionMonitoringPeriod`.
+const EVERY: Duration = Duration::from_secs(10);
+/// Every so many of these looks, logs are tended.
+const LOGS_EVERY: u64 = 6;
+/// And images. Upstream: `ImageGCPeriod`, five minutes.
+const IMAGES_EVERY: u64 = 30;
+/// One pod is ended at a time, and so long waited for. Upstream: `podCleanupTimeout`.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs until the task is dropped.
+pub async fn run(agent: Arc<Agent>) {
+    let mut ending: Option<(String, Mono)> = None;
+    let mut images = collect::Collector::default();
+    for look in 1_u64.. {
+        stdx::sleep(EVERY).await;
+        relieve(&agent, &mut images, &mut ending).await;
+        if look % LOGS_EVERY == 0 {
+            logs::rotate::all(&*agent.context().runtime).await;
+        }
+        if look % IMAGES_EVERY == 0 {
+            images.collect(&agent, collect::Want::Bounds).await;
+        }
+    }
+}
+
+/// Ends a pod where the node runs short of something.
+async fn relieve(agent: &Agent, images: &mut collect::Collector, ending: &mut Option<(String, Mono)>) {
+    let registration = agent.registration();
+    let look = || evict::shortage(&registration.reserved.thresholds, &Room::read(&registration.machine.disk));
+    let Some(mut shortage) = look() else { return };
+    let pods = agent.admitted();
+    let still_ends =
+        |(uid_of, since): &(String, Mono)| mono() - *since < END_LIMIT && pods.iter().any(|pod| uid(pod) == uid_of);
+    if ending.as_ref().is_some_and(still_ends) {
+        return;
+    }
+    let resource = shortage.signal.resource();
+    agent.tell_node(Severity::Warning, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
+    if matches!(resource, "ephemeral-storage" | "inodes") {
+        images.collect(agent, collect::Want::Everything).await;
+        match look() {
+            Some(left) => shortage = left,
+            None => return,
+        }
+    }
+    let candidates = candidates(agent, &shortage, pods.iter().filter(|pod| !is_critical(pod))).await;
+    let Some(first) = evict::ranked(candidates).into_iter().next() else {
+        return tracing::warn!(resource, "the node runs short, and there is no pod to end");
+    };
+    let message = shortage.message(&first);
+    if let Some(pod) = pods.iter().find(|pod| uid(pod) == first.uid) {
+        agent.context().tell(pod, "", Severity::Warning, "Evicted", message.clone());
+    }
+    // A hard threshold leaves no time. Upstream: `evictPod`.
+    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true };
+    agent.end(&first.uid, verdict).await;
+    *ending = Some((first.uid, mono()));
+}
+
+/// What each pod uses of what is short.
+async fn candidates(agent: &Agent, shortage: &Shortage, pods: impl Iterator<Item = &Pod>) -> Vec<Candidate> {
+    let runtime = &agent.context().runtime;
+    let sandboxes = runtime.list_pod_sandbox(PodSandboxFilter::default()).await.unwrap_or_default();
+    let stats = runtime.list_container_stats(ContainerFilter::default()).await.unwrap_or_default();
+    let owner: BTreeMap<&str, &str> =
+        sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), sandbox.metadata.uid.as_str())).collect();
+    let mut found = Vec::new();
+    for pod in pods {
+        let own: Vec<&ContainerStats> =
+            stats.iter().filter(|stats| owner.get(stats.pod_sandbox_id.as_str()) == Some(&uid(pod))).collect();
+        found.push(match shortage.signal {
+            Signal::NodefsAvailable | Signal::ImagefsAvailable => on_disk(agent, pod, |bytes, _| bytes).await,
+            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => on_disk(agent, pod, |_, files| files).await,
+            Signal::MemoryAvailable => in_memory(pod, &own),
+            Signal::PidAvailable => candidate(pod, own.iter().map(|stats| stats.process_count).sum(), 0, Vec::new()),
+        });
+    }
+    found
+}
+
+fn candidate(pod: &Pod, used: u64, requested: u64, containers: Vec<(String, u64, u64)>) -> Candidate {
+    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+    Candidate { uid: uid(pod).to_owned(), priority, used, requested, containers }
+}
+
+fn requested(pod: &Pod, resource: &str) -> u64 {
+    let resources = PodResources::of(&spec(pod)).map(|resources| resources.requests()).unwrap_or_default();
+    u64::try_from(resources.amount(resource).value()).unwrap_or(0)
+}
+
+fn in_memory(pod: &Pod, stats: &[&ContainerStats]) -> Candidate {
+    let spec = spec(pod);
+    let each = containers(&spec).filter_map(|(_, container)| {
+        let own = stats.iter().find(|stats| stats.metadata.name == container.name)?;
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let asked = create::amount(requests, "memory").map_or(0, |amount| amount.value());
+        Some((container.name.clone(), own.memory.working_set_bytes, u64::try_from(asked).unwrap_or(0)))
+    });
+    let used = stats.iter().map(|stats| stats.memory.working_set_bytes).sum();
+    candidate(pod, used, requested(pod, "memory"), each.collect())
+}
+
+/// Volumes and logs; what containers write beside those is theirs by image.
+async fn on_disk(agent: &Agent, pod: &Pod, which: fn(u64, u64) -> u64) -> Candidate {
+    let context = agent.context();
+    let folders = [volume::pod_folder(&context.roots.disk, pod), create::log_directory(pod, &context.facts).into()];
+    let sum = move || folders.iter().map(|folder| size(folder)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let (bytes, files) = tokio::task::spawn_blocking(sum).await.unwrap_or_default();
+    candidate(pod, which(bytes, files), requested(pod, "ephemeral-storage"), Vec::new())
+}
+
+/// Bytes and files below a folder, on its own file system and without following links.
+fn size(folder: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(device) = std::fs::metadata(folder).map(|metadata| metadata.dev()) else { return (0, 0) };
+    let (mut bytes, mut files) = (0, 0);
+    let mut left: Vec<PathBuf> = vec![folder.to_owned()];
+    while let Some(folder) = left.pop() {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            files += 1;
+            if metadata.is_dir() && metadata.dev() == device {
+                left.push(entry.path());
+            }
+        }
+    }
+    (bytes, files)
+}
