@@ -12,6 +12,7 @@ mod crashes;
 mod example;
 mod faults;
 mod kubectl;
+mod lifecycle;
 mod pods;
 mod rollouts;
 mod security;
