@@ -29,10 +29,7 @@ pub(crate) async fn answer(
         Subresource::Other { name, .. } => match (plural, *name) {
             ("namespaces", "finalize") => part(call, served, Writer::Finalize, body).await,
             ("pods", "resize") => part(call, served, Writer::Resize, body).await,
-            ("pods", "ephemeralcontainers") if call.info.verb == "get" => {
-                part(call, served, Writer::EphemeralContainers, body).await
-            }
-            ("pods", "ephemeralcontainers") => Err(not_honoured("ephemeral containers")),
+            ("pods", "ephemeralcontainers") => part(call, served, Writer::EphemeralContainers, body).await,
             ("pods", "binding") => binding::answer(call, body).await,
             ("pods", "eviction") => eviction::answer(call, served, body).await,
             ("serviceaccounts", "token") => token::answer(call, served, body).await,
@@ -49,9 +46,4 @@ async fn part(call: &Call<'_>, served: &Served, writer: Writer, body: Bytes) -> 
         "patch" => patch::patch_as(call, served, body, writer).await,
         _ => Err(Refusal::no_such_method()),
     }
-}
-
-/// What is not built yet is refused, not silently ignored.
-fn not_honoured(what: &str) -> Refusal {
-    api::status::Status::failure(501, "NotImplemented", &format!("{what} are not supported yet")).into()
 }

@@ -448,7 +448,6 @@ const DOCUMENTED: &[&str] = &[
     "resourceVersion: Invalid value",
     "requested impersonation without impersonating a user",
     "resourceVersion should not be set on objects to be created",
-    "ephemeral containers",
     "error dialing backend",
 ];
 

@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::exec;
 use crate::logs::{self, LogOptions};
 use crate::pod::seen::Seen;
-use crate::pod::{containers, spec, uid};
+use crate::pod::{find_container, spec, uid};
 
 /// Answers one request.
 pub async fn handle(agent: Arc<Agent>, request: Request<Body>) -> Response<Body> {
@@ -145,8 +145,7 @@ async fn container_logs(
         Ok(found) => found,
         Err(response) => return response,
     };
-    let known = containers(&spec(&pod_object)).any(|(_, known)| known.name == container);
-    if !known {
+    if find_container(&spec(&pod_object), container).is_none() {
         return text(StatusCode::BAD_REQUEST, &format!("container {container} is not valid for pod {pod}\n"));
     }
     let status = match (seen.newest(container), options.previous) {
