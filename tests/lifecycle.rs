@@ -95,6 +95,44 @@ fn a_container_is_added_to_a_running_pod_and_sees_its_target() {
 }
 
 #[test]
+fn a_file_on_the_machine_is_a_pod_with_a_mirror_in_the_api() {
+    let mut cluster = Cluster::absent();
+    cluster.load("ISOPOD_BUSYBOX_IMAGE");
+    let manifests = cluster.machine.folder.join("manifests");
+    std::fs::create_dir(&manifests).expect("make a folder");
+    let file = manifests.join("web.json");
+    std::fs::write(&file, pod("web", &format!(r#""containers":[{}]"#, shell("main", "echo hello; sleep 1000", ""))))
+        .expect("write a manifest");
+    let options = ["--pod-manifest-path", manifests.to_str().expect("a plain path")].map(str::to_owned);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    cluster.up(&options);
+    cluster.node_is_ready();
+    let node = cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let name = format!("web-{node}");
+    let mirror = until("the mirror is ready", || {
+        let ran = cluster.try_kubectl(&["get", "pod", &name, "-o", "json"]);
+        let pod: Value = serde_json::from_str(&ran.stdout).ok()?;
+        (condition(&pod, "Ready") == "True").then_some(pod)
+    });
+    let annotations = &mirror["metadata"]["annotations"];
+    assert_eq!(annotations["kubernetes.io/config.mirror"], annotations["kubernetes.io/config.hash"]);
+    assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
+    assert_eq!(cluster.kubectl(&["logs", &name]), "hello\n");
+    let container = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    cluster.kubectl(&["delete", "pod", &name, "--wait=false"]);
+    let again = until("the mirror is back, and ready", || {
+        let ran = cluster.try_kubectl(&["get", "pod", &name, "-o", "json"]);
+        let pod: Value = serde_json::from_str(&ran.stdout).ok()?;
+        (pod["metadata"]["uid"] != mirror["metadata"]["uid"] && condition(&pod, "Ready") == "True").then_some(pod)
+    });
+    assert_eq!(container(&again), container(&mirror), "the pod itself goes on");
+    std::fs::remove_file(&file).expect("remove the manifest");
+    until("the pod ends", || (cluster.try_kubectl(&["get", "pod", &name]).code == Some(1)).then_some(()));
+    until("and so do its processes", || (!cluster.machine.shell("ps ax").contains("sleep 1000")).then_some(()));
+}
+
+#[test]
 fn pods_end_wait_and_are_refused_for_reasons_that_are_told() {
     let cluster = Cluster::start();
     let main = shell("main", "sleep 1000", "");

@@ -17,7 +17,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs a cluster on this machine until it is interrupted; containers and routing go on after that.
-    Up(Up),
+    Up(Box<Up>),
     /// Stops and removes what runs of a cluster; its data stays.
     Down(Down),
     /// Loads, lists and removes images, whether or not a cluster runs.
@@ -73,6 +73,13 @@ pub struct Up {
     /// Authorities of registries: `HOST[:PORT]=FILE`.
     #[arg(long, value_name = "HOST=FILE")]
     pub registry_ca: Vec<String>,
+    #[command(flatten)]
+    pub node: OfNode,
+}
+
+/// What holds for this node's pods.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OfNode {
     /// What pods may not have, for the cluster's own sake: cpu, memory, ephemeral-storage.
     #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
     pub kube_reserved: String,
@@ -82,6 +89,9 @@ pub struct Up {
     /// Bounds below which pods are ended, in place of upstream's: memory.available<100Mi, nodefs.available<10%, …
     #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
     pub eviction_hard: Option<String>,
+    /// Folder of static pods: manifests that this node runs with or without an API.
+    #[arg(long, value_name = "FOLDER")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// Pods that may be on this node.
     #[arg(long, default_value_t = 110, value_name = "NUMBER")]
     pub max_pods: u32,

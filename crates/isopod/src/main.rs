@@ -24,7 +24,7 @@ fn main() -> std::process::ExitCode {
     small_pages();
     start_log(&args.command);
     let result = match args.command {
-        Command::Up(up) => on_threads(up::run(up)),
+        Command::Up(up) => on_threads(up::run(*up)),
         Command::Down(down) => on_threads(down::run(&down)),
         Command::Image(image) => image::run(&image),
         Command::Kubeconfig(place) => paths::Paths::new(&place.data_dir).map(|paths| {

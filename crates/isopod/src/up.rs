@@ -18,8 +18,10 @@ use node::cgroup::Cgroups;
 use node::pod::create::NodeFacts;
 use node::register::{Machine, Registration};
 use node::reserve::{self, Reserved};
+use node::static_pods::Source;
 use node::volume::Roots;
 use node::{Agent, Options, evict};
+use resources::{AnyResource, Rules, Writer};
 use runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
 use runtime::{BuiltIn, RuntimeOptions};
 use stdx::TaskTree;
@@ -205,6 +207,7 @@ async fn start_node(
         cgroups: Cgroups::open(std::path::Path::new("/sys/fs/cgroup"), paths.cgroup()),
         roots: Roots { disk: paths.pods(), memory: paths.pods_volatile() },
         services,
+        static_pods: up.node.pod_manifest_path.clone().map(|folder| Source { folder, prepare: Arc::new(prepared) }),
         tasks: tasks.clone(),
     };
     let agent = Agent::new(options).await.context("start the agent")?;
@@ -213,14 +216,28 @@ async fn start_node(
     Ok(())
 }
 
+/// A static pod with its defaults, or what is wrong with it: the same rules as for pods of the API.
+fn prepared(mut pod: api::value::Value) -> Result<core::Pod, String> {
+    let definition: &dyn AnyResource = &resources::core::pod::POD;
+    let rules = Rules { now: stdx::wall(), user: "kubelet", dry_run: false };
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    definition.default(&mut pod, &rules).map_err(|error| told(&error))?;
+    let faults = definition.prepare(&mut pod, None, Writer::Create, &rules).map_err(|error| told(&error))?;
+    if !faults.is_empty() {
+        let all: Vec<String> = faults.faults().iter().map(ToString::to_string).collect();
+        return Err(all.join("; "));
+    }
+    api::value::from_value(&pod).map_err(|error| told(&error))
+}
+
 /// What is kept from pods, as the options say; everything wrong with them at once.
 fn reserved(up: &cli::args::Up) -> anyhow::Result<Reserved> {
-    let kube = reserve::resources(&up.kube_reserved).map_err(|wrong| format!("--kube-reserved: {wrong}"));
-    let system = reserve::resources(&up.system_reserved).map_err(|wrong| format!("--system-reserved: {wrong}"));
-    let text = up.eviction_hard.as_deref().unwrap_or(evict::DEFAULT);
+    let kube = reserve::resources(&up.node.kube_reserved).map_err(|wrong| format!("--kube-reserved: {wrong}"));
+    let system = reserve::resources(&up.node.system_reserved).map_err(|wrong| format!("--system-reserved: {wrong}"));
+    let text = up.node.eviction_hard.as_deref().unwrap_or(evict::DEFAULT);
     let thresholds = evict::thresholds(text).map_err(|wrong| format!("--eviction-hard: {wrong}"));
     match (kube, system, thresholds) {
-        (Ok(kube), Ok(system), Ok(thresholds)) => Ok(Reserved { kube, system, thresholds, pods_max: up.max_pods }),
+        (Ok(kube), Ok(system), Ok(thresholds)) => Ok(Reserved { kube, system, thresholds, pods_max: up.node.max_pods }),
         (kube, system, thresholds) => {
             let wrong: Vec<String> = [kube.err(), system.err(), thresholds.err()].into_iter().flatten().collect();
             bail!("{}", wrong.join("; "))

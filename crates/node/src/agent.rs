@@ -28,6 +28,7 @@ use crate::pod::worker::{Handle, Message};
 use crate::pod::{name, namespace, spec, uid};
 use crate::register::Registration;
 use crate::services;
+use crate::static_pods;
 use crate::tokens::Kept;
 use crate::volume::{Roots, Tokens};
 
@@ -54,6 +55,8 @@ pub struct Options {
     pub roots: Roots,
     /// Services of the whole cluster, shared with the data plane.
     pub services: Cache,
+    /// Where static pods come from.
+    pub static_pods: Option<static_pods::Source>,
     pub tasks: TaskTree,
 }
 
@@ -168,6 +171,11 @@ pub struct Agent {
     pods: Cache,
     registration: Registration,
     workers: Mutex<BTreeMap<String, Known>>,
+    source: Option<static_pods::Source>,
+    /// Static pods by uid, as the folder has them now.
+    statics: Mutex<BTreeMap<String, Pod>>,
+    /// Something happened to a mirror of one.
+    mirrors: tokio::sync::Notify,
 }
 
 /// A pod that this agent has or had a worker for.
@@ -214,6 +222,9 @@ impl Agent {
             pods,
             registration: options.registration,
             workers: Mutex::default(),
+            source: options.static_pods,
+            statics: Mutex::default(),
+            mirrors: tokio::sync::Notify::new(),
         }))
     }
 
@@ -240,6 +251,9 @@ impl Agent {
         let mut runtime_events = self.context.runtime.events();
         let mut changes = self.pods.subscribe();
         self.resume();
+        if let Some(source) = self.source.clone() {
+            tasks.spawn("static pods", static_pods::run(self.clone(), source));
+        }
         let mut listed = false;
         loop {
             tokio::select! {
@@ -251,6 +265,10 @@ impl Agent {
                 }
                 batch = changes.next(), if listed => {
                     for change in batch {
+                        let both = [change.old.as_ref(), change.new.as_ref()];
+                        if both.into_iter().flatten().any(|pod| pod.meta().annotations.get(static_pods::MIRROR).is_some()) {
+                            self.mirrors.notify_one();
+                        }
                         match (change.old, change.new) {
                             (old, Some(new)) => {
                                 // The name may be another pod's by now.
@@ -296,7 +314,9 @@ impl Agent {
         for object in oldest {
             self.tell_pod(object).await;
         }
-        let resumed: Vec<String> = self.workers().keys().cloned().collect();
+        self.mirrors.notify_one();
+        let statics = self.static_pods();
+        let resumed: Vec<String> = self.workers().keys().filter(|uid| !statics.contains_key(*uid)).cloned().collect();
         for uid in resumed {
             if !first.iter().any(|pod| pod.uid() == uid) {
                 self.tell(&uid, Message::Gone).await;
@@ -306,6 +326,10 @@ impl Agent {
     }
 
     async fn tell_pod(&self, object: &Arc<Object>) {
+        // A mirror is told of, not run.
+        if object.meta().annotations.get(static_pods::MIRROR).is_some() {
+            return;
+        }
         if self.tell_worker(object.uid(), Message::Pod(object.clone())).await {
             return;
         }
@@ -321,6 +345,48 @@ impl Agent {
             }
             Err(error) => tracing::error!(?object, %error, "pod does not have its kind's shape"),
         }
+    }
+
+    /// Runs these static pods, and ends those that are not among them any more.
+    pub(crate) async fn set_static(&self, pods: BTreeMap<String, Pod>) {
+        let before = std::mem::replace(&mut *self.statics(), pods.clone());
+        for uid in before.keys().filter(|uid| !pods.contains_key(*uid)) {
+            self.tell(uid, Message::Gone).await;
+        }
+        for (uid, pod) in pods {
+            // Also one that an earlier agent began.
+            if self.workers().get(&uid).is_some_and(|known| !(known.gone && known.worker.is_over())) {
+                continue;
+            }
+            let refusal = self.refusal(&pod).await;
+            let refused = refusal.is_some();
+            let worker = Handle::start(self.context.clone(), pod, None, refusal);
+            self.workers().insert(uid, Known { refused, ..Known::of(worker) });
+        }
+    }
+
+    /// Static pods by uid.
+    pub(crate) fn static_pods(&self) -> BTreeMap<String, Pod> {
+        self.statics().clone()
+    }
+
+    /// Tells a static pod's worker by which uid the API knows its mirror.
+    pub(crate) async fn mirrored(&self, uid: &str, mirror: &str) {
+        self.tell(uid, Message::Mirror(mirror.to_owned())).await;
+    }
+
+    /// Waits until something happens to a mirror.
+    pub(crate) async fn mirrors_changed(&self) {
+        self.mirrors.notified().await;
+    }
+
+    /// Whether the API's pods of this node have been listed.
+    pub(crate) fn knows_pods(&self) -> bool {
+        self.pods.is_synced()
+    }
+
+    fn statics(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Pod>> {
+        self.statics.lock().expect("no holder of this lock panics")
     }
 
     /// Why a new pod is not admitted, if it is not; an event says so.
@@ -350,7 +416,9 @@ impl Agent {
             self.workers().iter().filter(|(_, known)| !known.refused).map(|(uid, _)| uid.clone()).collect();
         let snapshot = self.pods.snapshot();
         let pods = snapshot.iter().filter(|object| admitted.iter().any(|uid| uid == object.uid()));
-        pods.filter_map(|object| object.typed::<Pod>().ok()).filter(admit::has_place).collect()
+        let pods: Vec<Pod> = pods.filter_map(|object| object.typed::<Pod>().ok()).filter(admit::has_place).collect();
+        let statics = self.static_pods().into_iter().filter(|(uid, _)| admitted.contains(uid)).map(|(_, pod)| pod);
+        pods.into_iter().chain(statics).collect()
     }
 
     /// What a pod has to fit: labels and taints as the API has them, since others set them.
@@ -453,7 +521,8 @@ impl Agent {
 
 /// Whether a pod is among those that the cluster itself lives by. Upstream: `IsCriticalPod`.
 pub(crate) fn is_critical(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
+    static_pods::is_static(pod)
+        || pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000)
 }
 
 /// As much of a forgotten pod as it takes to end it.

@@ -19,6 +19,7 @@ pub mod register;
 pub mod reserve;
 pub mod server;
 pub mod services;
+pub mod static_pods;
 pub mod tokens;
 pub mod upkeep;
 pub mod volume;

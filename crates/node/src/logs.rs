@@ -272,21 +272,31 @@ impl Reader {
     }
 }
 
-/// Tells when something happens in a log's folder.
-struct Watcher(AsyncFd<OwnedFd>);
+/// Tells when something happens in a folder.
+pub(crate) struct Watcher(AsyncFd<OwnedFd>);
 
 impl Watcher {
+    /// Watches the folder of a log.
     fn new(path: &Path) -> io::Result<Watcher> {
+        use inotify::WatchFlags as Flags;
+        Watcher::of(path.parent().unwrap_or(Path::new("/")), Flags::MODIFY | Flags::CREATE | Flags::MOVED_TO)
+    }
+
+    /// Watches which whole files a folder holds.
+    pub(crate) fn folder(folder: &Path) -> io::Result<Watcher> {
+        use inotify::WatchFlags as Flags;
+        Watcher::of(folder, Flags::CLOSE_WRITE | Flags::DELETE | Flags::MOVED_TO | Flags::MOVED_FROM)
+    }
+
+    fn of(folder: &Path, flags: inotify::WatchFlags) -> io::Result<Watcher> {
         let watcher = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watcher, folder, flags)?;
         // The descriptor is owned by the registration and lives as long, which is what the newer constructor asks for.
         #[allow(deprecated, reason = "its successor is an unsafe function with a promise that ownership keeps here")]
         AsyncFd::new(watcher).map(Watcher)
     }
 
-    async fn written(&self) -> io::Result<()> {
+    pub(crate) async fn written(&self) -> io::Result<()> {
         let mut guard = self.0.readable().await?;
         let mut events = [0; 4096];
         // What happened does not matter, only that something did; all of it is taken away.

@@ -15,7 +15,8 @@ use crate::agent::Agent;
 use crate::exec;
 use crate::logs::{self, LogOptions};
 use crate::pod::seen::Seen;
-use crate::pod::{find_container, spec, uid};
+use crate::pod::{find_container, spec};
+use crate::static_pods::local_uid;
 
 /// Answers one request.
 pub async fn handle(agent: Arc<Agent>, request: Request<Body>) -> Response<Body> {
@@ -102,7 +103,7 @@ async fn look_up(agent: &Agent, namespace: &str, name: &str) -> Result<(Pod, See
     let missing = || text(StatusCode::NOT_FOUND, &format!("pod {name:?} not found in namespace {namespace:?}\n"));
     let object = agent.pod(namespace, name).ok_or_else(missing)?;
     let pod: Pod = object.typed().map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
-    let seen = Seen::ask(&*agent.context().runtime, uid(&pod)).await;
+    let seen = Seen::ask(&*agent.context().runtime, local_uid(&pod)).await;
     let seen = seen.map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
     Ok((pod, seen))
 }

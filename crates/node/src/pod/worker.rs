@@ -20,6 +20,7 @@ use super::{containers, find_container, name, namespace, spec, uid, unhonoured};
 use crate::agent::Context;
 use crate::checkpoint::Checkpoint;
 use crate::probe::{Asked, Found, Purpose, Tally, ask};
+use crate::static_pods::is_static;
 
 /// Messages to a worker that wait; senders wait when there are more.
 const QUEUE: usize = 64;
@@ -37,6 +38,8 @@ pub enum Message {
     Runtime,
     /// The node ends the pod, for this reason.
     Verdict(Verdict),
+    /// The uid by which the API knows a static pod's mirror.
+    Mirror(String),
     /// A step ended.
     Step(Step, Went),
     /// A probe came to a verdict, or failed once.
@@ -53,7 +56,8 @@ impl Handle {
     /// Starts a worker for a pod, with what an earlier agent left about it, or why the node refuses it.
     pub fn start(context: Arc<Context>, pod: Pod, accepted: Option<Checkpoint>, refusal: Option<Waiting>) -> Handle {
         let (queue, messages) = mpsc::channel(QUEUE);
-        let (desired, wanted) = watch::channel(Desired::default());
+        let identity = (!is_static(&pod)).then(|| uid(&pod).to_owned());
+        let (desired, wanted) = watch::channel(Desired { identity, ..Desired::default() });
         let cancel = context.tasks.cancel().clone();
         let writer = Writer { context: context.clone(), pod: Arc::new(pod.clone()) };
         context.tasks.spawn("pod status", writer.run(wanted));
@@ -209,6 +213,13 @@ impl Worker {
         match message {
             Message::Runtime => {}
             Message::Gone => self.gone = true,
+            Message::Mirror(uid) => {
+                self.desired.send_if_modified(|desired| {
+                    let fresh = desired.identity.as_ref() != Some(&uid);
+                    desired.identity = Some(uid);
+                    fresh
+                });
+            }
             Message::Verdict(verdict) => drop(self.memory.verdict.get_or_insert(verdict)),
             Message::Pod(object) => match object.typed::<Pod>() {
                 Ok(mut pod) => {
@@ -493,7 +504,7 @@ impl Worker {
         let known = self.gone;
         self.desired.send_if_modified(|desired| {
             let changed = desired.status.as_ref() != Some(&new) || desired.delete != gone || desired.gone != known;
-            *desired = Desired { status: Some(new), delete: gone, gone: known };
+            *desired = Desired { status: Some(new), delete: gone, gone: known, identity: desired.identity.take() };
             changed
         });
     }
@@ -531,6 +542,8 @@ struct Desired {
     delete: bool,
     /// The API has it no more.
     gone: bool,
+    /// The uid by which the API knows it; of a static pod its mirror's, once there is one.
+    identity: Option<String>,
 }
 
 /// Brings the API up to what is desired, the newest first, one request at a time.
@@ -542,6 +555,7 @@ struct Writer {
 impl Writer {
     async fn run(self, mut wanted: watch::Receiver<Desired>) {
         let mut told: Option<PodStatus> = self.pod.status.clone();
+        let mut known: Option<String> = None;
         let mut backoff = stdx::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
             let desired = wanted.borrow_and_update().clone();
@@ -549,9 +563,15 @@ impl Writer {
                 if desired.delete {
                     return;
                 }
-            } else if let Some(status) = desired.status.clone() {
-                let result = self.write(told.as_ref(), &status, desired.delete).await;
+            } else if let (Some(status), Some(identity)) = (desired.status.clone(), desired.identity) {
+                // Another mirror has been told nothing yet.
+                if known.as_ref().is_some_and(|known| *known != identity) {
+                    told = None;
+                }
+                known = Some(identity.clone());
+                let result = self.write(&identity, told.as_ref(), &status, desired.delete).await;
                 match result {
+                    Ok(true) if is_static(&self.pod) => told = None,
                     Ok(true) => return,
                     Ok(false) => {
                         told = Some(status);
@@ -573,13 +593,14 @@ impl Writer {
     /// Writes the status if it differs, and lets the pod go when nothing is left of it; true when it is gone.
     async fn write(
         &self,
+        identity: &str,
         told: Option<&PodStatus>,
         status: &PodStatus,
         delete: bool,
     ) -> Result<bool, client::ClientError> {
         let target = Target::new("", "v1", "pods").namespace(namespace(&self.pod)).name(name(&self.pod));
         if told != Some(status) {
-            let body = status_patch(&self.pod, status);
+            let body = status_patch(identity, status);
             let target = target.clone().subresource("status");
             match self.context.client.patch(target, PatchKind::Merge, &body).await {
                 Err(error) if error.is_not_found() => return Ok(true),
@@ -593,7 +614,7 @@ impl Writer {
         if !delete {
             return Ok(false);
         }
-        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid(&self.pod)) };
+        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(identity) };
         match self.context.client.delete(target, options).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(true),
@@ -603,7 +624,7 @@ impl Writer {
 }
 
 /// The whole status as a merge patch, pinned to this very pod.
-fn status_patch(pod: &Pod, status: &PodStatus) -> api::value::Value {
+fn status_patch(identity: &str, status: &PodStatus) -> api::value::Value {
     use api::value::{Map, Value, to_value};
     let mut tree = to_value(status).unwrap_or_default();
     if let Value::Object(fields) = &mut tree {
@@ -614,7 +635,7 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> api::value::Value {
         }
     }
     let mut metadata = Map::default();
-    metadata.insert("uid", uid(pod));
+    metadata.insert("uid", identity);
     let mut body = Map::default();
     body.insert("metadata", Value::Object(metadata));
     body.insert("status", tree);
