@@ -23,6 +23,7 @@ use crate::evict::{self, Held};
 use crate::pod::create::NodeFacts;
 use crate::pod::env::Sources;
 use crate::pod::memory::{Verdict, Waiting};
+use crate::pod::pulled::Records;
 use crate::pod::seen::POD_UID;
 use crate::pod::worker::{Handle, Message};
 use crate::pod::{name, namespace, spec, uid};
@@ -72,6 +73,8 @@ pub struct Context {
     pub services: Cache,
     pub host_ip: String,
     pub runtime_name: String,
+    /// Which images were pulled with whose credentials.
+    pub pulled: Records,
     /// What the node runs short of, as it is told.
     pub pressure: Mutex<Held>,
     /// Tokens that pods' volumes hold.
@@ -209,10 +212,11 @@ impl Agent {
             recorder,
             cgroups: options.cgroups,
             facts: options.facts,
-            roots: options.roots,
+            roots: options.roots.clone(),
             services: options.services,
             host_ip: options.registration.address.to_string(),
             runtime_name: version.runtime_name,
+            pulled: Records::open(&options.roots.disk),
             pressure: Mutex::default(),
             kept: Kept::default(),
             tasks: options.tasks,

@@ -91,6 +91,7 @@ impl Collector {
     /// Looks, and removes what is to go.
     pub async fn collect(&mut self, agent: &Agent, want: Want) {
         let runtime = &agent.context().runtime;
+        let known = agent.context().pulled.known();
         let (images, containers) =
             match (runtime.list_images().await, runtime.list_containers(ContainerFilter::default()).await) {
                 (Ok(images), Ok(containers)) => (images, containers),
@@ -103,6 +104,7 @@ impl Collector {
             .iter()
             .map(|image| Present { id: image.id.clone(), bytes: image.size_bytes, pinned: image.pinned })
             .collect();
+        agent.context().pulled.keep(&known, &present.iter().map(|image| image.id.clone()).collect());
         let now = mono();
         self.see(&present, &used, now);
         let bytes = excess(Room::read(&agent.registration().machine.disk).disk, want);

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Secret};
 use serde::Deserialize;
 
 use super::memory::{Memory, Waiting};
+use super::pulled::SecretKey;
 
 /// What to do about an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,19 +22,30 @@ pub enum Verdict {
     Wait(Waiting, Option<Duration>),
 }
 
+/// Whether an image is there, and for this pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Absent,
+    /// It was pulled with credentials that the pod has not shown: it has to pull it itself.
+    Foreign,
+    Usable,
+}
+
 /// Decides by pull policy, presence and earlier failures.
-pub fn verdict(container: &Container, present: bool, memory: &Memory, now: Timestamp) -> Verdict {
+pub fn verdict(container: &Container, presence: Presence, memory: &Memory, now: Timestamp) -> Verdict {
     let image = container.image.as_deref().unwrap_or_default();
     let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-    match (policy, present) {
-        ("Never", false) => {
-            let message = format!("Container image {image:?} is not present with pull policy of Never");
-            return Verdict::Wait(
-                Waiting { reason: "ErrImageNeverPull".into(), message },
-                Some(Duration::from_secs(60)),
-            );
+    match (policy, presence) {
+        ("Never", Presence::Absent | Presence::Foreign) => {
+            let how = match presence {
+                Presence::Foreign => "present with pull policy of Never, but the pod has no credentials for it",
+                _ => "not present with pull policy of Never",
+            };
+            let message = format!("Container image {image:?} is {how}");
+            let waiting = Waiting { reason: "ErrImageNeverPull".into(), message };
+            return Verdict::Wait(waiting, Some(Duration::from_secs(60)));
         }
-        ("Never" | "IfNotPresent", true) => return Verdict::Use,
+        ("Never" | "IfNotPresent", Presence::Usable) => return Verdict::Use,
         _ => {}
     }
     match memory.pulls.get(image) {
@@ -77,18 +89,18 @@ struct Entry {
     registrytoken: String,
 }
 
-/// The credentials in pull secrets that are for the registry of `image`, most specific first.
-pub fn credentials<'s>(image: &str, secrets: impl Iterator<Item = &'s Secret>) -> Vec<AuthConfig> {
-    let mut found: Vec<(usize, AuthConfig)> = Vec::new();
+/// The credentials in pull secrets that are for the registry of `image`, most specific first, each with its secret.
+pub fn credentials<'s>(image: &str, secrets: impl Iterator<Item = &'s Secret>) -> Vec<(SecretKey, AuthConfig)> {
+    let mut found: Vec<(usize, (SecretKey, AuthConfig))> = Vec::new();
     for secret in secrets {
         for (registry, entry) in entries(secret) {
             if let Some(precision) = matches(&registry, image) {
-                found.push((precision, auth(registry, entry)));
+                found.push((precision, (SecretKey::of(secret), auth(registry, entry))));
             }
         }
     }
     found.sort_by_key(|(precision, _)| std::cmp::Reverse(*precision));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found.into_iter().map(|(_, sourced)| sourced).collect()
 }
 
 fn entries(secret: &Secret) -> BTreeMap<String, Entry> {
@@ -176,6 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn a_private_image_that_is_present_is_pulled_by_whom_it_is_not_for() {
+        let check = |policy: &str, presence: Presence, expected: &str| {
+            let container: Container =
+                serde_json::from_str(&format!(r#"{{"name":"c","image":"i","imagePullPolicy":"{policy}"}}"#)).unwrap();
+            let found = match verdict(&container, presence, &Memory::default(), Timestamp::UNIX_EPOCH) {
+                Verdict::Use => "use".to_owned(),
+                Verdict::Pull => "pull".to_owned(),
+                Verdict::Wait(waiting, _) => waiting.reason,
+            };
+            assert_eq!(found, expected, "{policy} {presence:?}");
+        };
+        check("IfNotPresent", Presence::Usable, "use");
+        check("IfNotPresent", Presence::Foreign, "pull");
+        check("IfNotPresent", Presence::Absent, "pull");
+        check("Always", Presence::Usable, "pull");
+        check("Never", Presence::Usable, "use");
+        check("Never", Presence::Foreign, "ErrImageNeverPull");
+        check("Never", Presence::Absent, "ErrImageNeverPull");
+    }
+
+    #[test]
     fn reads_both_shapes_of_pull_secrets() {
         let secret: Secret = serde_json::from_value(serde_json::json!({
             "type": "kubernetes.io/dockerconfigjson",
@@ -183,7 +216,7 @@ mod tests {
         }))
         .unwrap();
         let found = credentials("r.example/app", [&secret].into_iter());
-        assert_eq!((found[0].username.as_str(), found[0].password.as_str()), ("u", "p"));
+        assert_eq!((found[0].1.username.as_str(), found[0].1.password.as_str()), ("u", "p"));
         assert!(credentials("s.example/app", [&secret].into_iter()).is_empty());
     }
 }

@@ -5,6 +5,7 @@ pub mod env;
 pub mod images;
 pub mod memory;
 pub mod plan;
+pub mod pulled;
 pub mod seen;
 pub mod status;
 pub mod steps;

@@ -11,9 +11,10 @@ use reconcile::Severity;
 
 use super::create::{self, Parts};
 use super::env::{Sources, environment};
-use super::images::{self, Verdict};
+use super::images::{self, Presence, Verdict};
 use super::memory::{Memory, Waiting};
 use super::plan::{Step, Why};
+use super::pulled::SecretKey;
 use super::seen::Seen;
 use super::{Role, find_container, name, spec};
 use crate::agent::Context;
@@ -352,7 +353,12 @@ async fn image(context: &Context, subject: &Subject, container: &Container) -> R
         }
         Err(error) => return Err(failed(&error)),
     };
-    match images::verdict(container, present.is_some(), &subject.memory, stdx::wall()) {
+    let presence = match &present {
+        None => Presence::Absent,
+        Some(present) if may_use(context, pod, &image, &present.id).await => Presence::Usable,
+        Some(_) => Presence::Foreign,
+    };
+    match images::verdict(container, presence, &subject.memory, stdx::wall()) {
         Verdict::Use => {
             let message =
                 format!("Container image {image:?} already present on machine and can be accessed by the pod");
@@ -375,25 +381,41 @@ async fn image(context: &Context, subject: &Subject, container: &Container) -> R
     }
 }
 
+/// Whether a pod may use an image that is present: its pull secrets are read only where they matter.
+async fn may_use(context: &Context, pod: &Pod, image: &str, id: &str) -> bool {
+    if !context.pulled.is_ours(image, id) || context.pulled.may_use(image, id, &[]) {
+        return true;
+    }
+    let secrets = pull_secrets(context, pod).await;
+    let keys: Vec<SecretKey> =
+        images::credentials(image, secrets.secrets.values()).into_iter().map(|(key, _)| key).collect();
+    context.pulled.may_use(image, id, &keys)
+}
+
+async fn pull_secrets(context: &Context, pod: &Pod) -> refs::Found {
+    refs::fetch(&context.client, pod, &refs::of_pulls(pod)).await.unwrap_or_else(|error| {
+        tracing::warn!(pod = name(pod), %error, "pull secrets not read");
+        refs::Found::default()
+    })
+}
+
 /// Pulls with each matching credential, and last without any.
 async fn pull(context: &Context, pod: &Pod, field: &str, image: &ImageSpec) -> cri::Result<String> {
     let begun = stdx::mono();
-    let secrets = refs::fetch(&context.client, pod, &refs::of_pulls(pod)).await.unwrap_or_else(|error| {
-        tracing::warn!(pod = name(pod), %error, "pull secrets not read");
-        refs::Found::default()
-    });
+    let secrets = pull_secrets(context, pod).await;
+    let unrecorded = |error: std::io::Error| cri::Error::Internal(format!("record the pull: {error}"));
+    context.pulled.intend(&image.image).map_err(unrecorded)?;
     let tries = images::credentials(&image.image, secrets.secrets.values()).into_iter().map(Some).chain([None]);
     let mut first_error = None;
-    for auth in tries {
+    for sourced in tries {
+        let (key, auth) = sourced.unzip();
         match context.runtime.pull_image(PullImageRequest { image: image.clone(), auth }).await {
             Ok(image_ref) => {
-                let took = (stdx::mono() - begun).as_millis();
-                let size = context.runtime.image_status(image).await?.map_or(0, |image| image.size_bytes);
-                let took = if took < 1000 {
-                    format!("{took}ms")
-                } else {
-                    format!("{:.3}s", (stdx::mono() - begun).as_secs_f64())
-                };
+                let present = context.runtime.image_status(image).await?;
+                let id = present.as_ref().map_or(image_ref.as_str(), |present| present.id.as_str());
+                context.pulled.succeed(&image.image, id, key);
+                let size = present.as_ref().map_or(0, |present| present.size_bytes);
+                let took = go_took(stdx::mono() - begun);
                 let message = format!(
                     "Successfully pulled image {:?} in {took} ({took} including waiting). Image size: {size} bytes.",
                     image.image
@@ -405,7 +427,16 @@ async fn pull(context: &Context, pod: &Pod, field: &str, image: &ImageSpec) -> c
             Err(error) => drop(first_error.get_or_insert(error)),
         }
     }
+    context.pulled.fail(&image.image);
     Err(first_error.expect("there is always the try without credentials"))
+}
+
+fn go_took(took: Duration) -> String {
+    if took < Duration::from_secs(1) {
+        format!("{}ms", took.as_millis())
+    } else {
+        format!("{:.3}s", took.as_secs_f64())
+    }
 }
 
 /// Volumes, and the files the agent keeps for every container.
