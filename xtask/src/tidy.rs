@@ -34,6 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "api",
             "wire",
             "store",
+            "resources",
             "pki",
             "client",
             "cri",
