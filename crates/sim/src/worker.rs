@@ -14,6 +14,7 @@ use node::agent::Options;
 use node::cgroup::Cgroups;
 use node::pod::create::NodeFacts;
 use node::register::{Machine, Registration};
+use node::reserve::Reserved;
 use node::volume::Roots;
 use node::{Agent, Rules};
 use stdx::sim::{NodeContext, Simulation};
@@ -149,6 +150,8 @@ fn options(around: &Surroundings, name: &str, runtime: FakeRuntime, folder: &Pat
                 version: "v1.36.0+isopod.sim".into(),
                 ..Machine::default()
             },
+            // What the machine that simulates runs short of is nothing to the simulated one.
+            reserved: Reserved { thresholds: Vec::new(), ..Reserved::default() },
         },
         // A machine without controllers enforces nothing.
         cgroups: Cgroups::open(&folder.join("cgroup"), "kubepods"),
@@ -162,6 +165,7 @@ fn options(around: &Surroundings, name: &str, runtime: FakeRuntime, folder: &Pat
         },
         roots: Roots { disk: folder.join("disk"), memory: folder.join("memory") },
         services: Cache::start(&tasks, proxy, Watched::of::<Service>()),
+        static_pods: None,
         tasks,
     }
 }

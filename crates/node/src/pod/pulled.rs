@@ -178,6 +178,9 @@ impl Records {
         if changed == *pulled {
             return Ok(());
         }
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         let fresh = self.path.with_extension("new");
         let mut file = std::fs::File::create(&fresh)?;
         file.write_all(&serde_json::to_vec(&changed)?)?;
