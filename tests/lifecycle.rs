@@ -188,3 +188,30 @@ fn pods_end_wait_and_are_refused_for_reasons_that_are_told() {
         assert!(events.contains(reason), "{reason}: {events}");
     }
 }
+
+#[test]
+fn a_node_that_runs_short_keeps_pods_out_and_ends_what_runs() {
+    // A bound that no machine reaches.
+    let cluster = Cluster::start_with(&["--eviction-hard", "memory.available<100000Gi"]);
+    let node = cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    cluster.kubectl(&["wait", "--for=condition=MemoryPressure", "nodes", "--all", "--timeout=30s"]);
+    let plain = shell("main", "sleep 1000", "");
+    cluster.apply(&pod("plain", &format!(r#""nodeName":"{node}","containers":[{plain}]"#)));
+    let asking = shell("main", "sleep 1000", r#","resources":{"requests":{"cpu":"10m"}}"#);
+    cluster.apply(&pod("asking", &format!(r#""nodeName":"{node}","containers":[{asking}]"#)));
+    let ended = |name: &str| {
+        until("it is evicted", || (phase(&cluster, name) == "Failed").then(|| cluster.get(&["pod", name])))
+    };
+    let refused = ended("plain");
+    assert_eq!(refused["status"]["reason"], "Evicted");
+    assert_eq!(refused["status"]["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
+    let evicted = ended("asking");
+    assert_eq!(evicted["status"]["reason"], "Evicted");
+    let message = evicted["status"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.starts_with("The node was low on resource: memory. Threshold quantity: 100000Gi, available: "),
+        "{message}"
+    );
+    assert_eq!(condition(&evicted, "DisruptionTarget"), "True");
+    assert!(!evicted["status"]["containerStatuses"][0]["state"]["terminated"].is_null(), "it ran and was ended");
+}
