@@ -2,6 +2,8 @@
 //!
 //! Documents are made when they are asked for and not kept; only their fingerprints are.
 
+mod descriptions;
+
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
@@ -15,6 +17,8 @@ use crate::answer;
 use crate::catalog::{Catalog, Served, subresource_name, subresource_verbs};
 use crate::discovery::{Document, digest, subresource_kind};
 use crate::pipeline::Call;
+
+use descriptions::Descriptions;
 
 const SCHEMAS: &str = "#/components/schemas/";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
@@ -41,8 +45,9 @@ impl OpenApi {
     pub(crate) fn index(&self, catalog: &Catalog) -> Document {
         let make = || {
             let mut paths = Map::new();
+            let descriptions = Descriptions::unpack();
             for path in all_paths(catalog) {
-                let Some(document) = self.document(catalog, &path) else { continue };
+                let Some(document) = self.document(catalog, &path, &descriptions) else { continue };
                 let hash = digest(&document);
                 paths.insert(path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }));
             }
@@ -53,7 +58,7 @@ impl OpenApi {
     }
 
     /// The document of `api/v1` or `apis/GROUP/VERSION`.
-    fn document(&self, catalog: &Catalog, path: &str) -> Option<Vec<u8>> {
+    fn document(&self, catalog: &Catalog, path: &str, descriptions: &Descriptions) -> Option<Vec<u8>> {
         let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
             ["api", version] => ("", *version),
             ["apis", group, version] => (*group, *version),
@@ -67,7 +72,7 @@ impl OpenApi {
             "openapi": "3.0.0",
             "info": {"title": "Kubernetes", "version": self.git_version},
             "paths": paths(&served, path),
-            "components": {"schemas": schemas(&served)},
+            "components": {"schemas": schemas(&served, descriptions)},
         });
         Some(serde_json::to_vec(&document).expect("a tree of JSON is JSON"))
     }
@@ -85,7 +90,7 @@ fn all_paths(catalog: &Catalog) -> Vec<String> {
 /// Answers a document. Under its hashed URL it may be kept for ever; under an outdated one it is at another place.
 pub(crate) fn response(call: &Call<'_>, path: &str) -> Option<Response<Body>> {
     let server = call.server;
-    let body = server.documents.openapi.document(&server.catalog, path)?;
+    let body = server.documents.openapi.document(&server.catalog, path, &Descriptions::unpack())?;
     let document = Document::new("application/json", body);
     let hash = document.etag.trim_matches('"').to_owned();
     match call.query.get("hash") {
@@ -241,7 +246,7 @@ fn request_body(verb: &str, schema: &Json) -> Option<Json> {
 }
 
 /// The schemas that the kinds of a group and version need, with all that they refer to.
-fn schemas(all: &[Served]) -> Json {
+fn schemas(all: &[Served], descriptions: &Descriptions) -> Json {
     let mut out = Map::new();
     let mut wanted: Vec<&Message> = Vec::new();
     for served in all {
@@ -262,15 +267,15 @@ fn schemas(all: &[Served]) -> Json {
         }
         let gvks = kinds.iter().filter(|(_, _, _, known)| known.name() == message.name());
         let gvks: Vec<Json> = gvks.map(|(group, version, kind, _)| gvk(group, version, kind)).collect();
-        out.insert(message.name().to_owned(), message_schema(message, gvks));
+        out.insert(message.name().to_owned(), message_schema(message, gvks, descriptions));
         wanted.extend(message.fields().iter().filter_map(Field::message));
     }
-    special_schemas(&mut out);
+    special_schemas(&mut out, descriptions);
     Json::Object(out)
 }
 
-fn special_schemas(out: &mut Map<String, Json>) {
-    for (name, schema) in [
+fn special_schemas(out: &mut Map<String, Json>, descriptions: &Descriptions) {
+    for (name, mut schema) in [
         (TIME, json!({"type": "string", "format": "date-time"})),
         (MICRO_TIME, json!({"type": "string", "format": "date-time"})),
         (QUANTITY, json!({"oneOf": [{"type": "string"}, {"type": "number"}]})),
@@ -279,19 +284,30 @@ fn special_schemas(out: &mut Map<String, Json>) {
         (FIELDS, json!({"type": "object"})),
         (JSON_VALUE, json!({})),
     ] {
+        describe(&mut schema, descriptions.of_message(name));
         out.insert(name.to_owned(), schema);
     }
 }
 
-fn message_schema(message: &Message, gvks: Vec<Json>) -> Json {
+/// Adds the text that people read, if there is one.
+fn describe(schema: &mut Json, text: Option<String>) {
+    if let (Some(members), Some(text)) = (schema.as_object_mut(), text) {
+        members.insert("description".to_owned(), Json::String(text));
+    }
+}
+
+fn message_schema(message: &Message, gvks: Vec<Json>, descriptions: &Descriptions) -> Json {
     let (mut properties, mut required) = (Map::new(), BTreeSet::new());
     for field in message.fields() {
-        properties.insert(field.name.to_string(), field_schema(field));
+        let mut property = field_schema(field);
+        describe(&mut property, descriptions.of_field(message.name(), &field.name));
+        properties.insert(field.name.to_string(), property);
         if field.presence == Presence::Always && !field.nullable && !matches!(field.ty, Type::Time | Type::MicroTime) {
             required.insert(field.name.to_string());
         }
     }
     let mut schema = json!({"type": "object"});
+    describe(&mut schema, descriptions.of_message(message.name()));
     let Some(members) = schema.as_object_mut() else { return schema };
     if !properties.is_empty() {
         members.insert("properties".to_owned(), Json::Object(properties));
