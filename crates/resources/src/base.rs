@@ -41,6 +41,7 @@ impl<T: 'static> ResourceDef<T> {
             facts,
             name_faults: names::subdomain_name,
             selectable: &[],
+            read_selectable: None,
             default: |_, _| {},
             reset: |_, _, _, _| {},
             validate: |_, _, _, _, _| {},

@@ -1,6 +1,7 @@
 //! What the API server is told about a kind: one declaration, from which everything generic follows.
 
 use api::field::FieldErrors;
+use api::projection::{ReadError, Reader, Source};
 use api::value::Value;
 use jiff::Timestamp;
 use k8s_openapi::Metadata;
@@ -155,6 +156,8 @@ pub struct ResourceDef<T: 'static> {
     /// Faults of a name, in upstream's words; the empty list for a good one. `generate` is set for a `generateName` prefix.
     pub name_faults: fn(name: &str, generate: bool) -> Vec<String>,
     pub selectable: &'static [Selectable<T>],
+    /// Reads the same values from the stored form, for a kind whose every change is asked for them.
+    pub read_selectable: Option<fn(Reader<'_>) -> Result<Vec<String>, ReadError>>,
     /// Fills what the user left out. Idempotent.
     pub default: fn(&mut T, &Rules<'_>),
     /// Puts back what this writer may not change, and sets what the server alone sets (status on create, generation).
@@ -196,6 +199,8 @@ pub trait AnyResource: Send + Sync {
     fn selectable(&self) -> Vec<&'static str>;
     /// The values of the declared selectable fields, in the order of [`AnyResource::selectable`].
     fn selectable_values(&self, object: &Value) -> Result<Vec<String>, ShapeError>;
+    /// The same, from the stored form.
+    fn read_selectable(&self, source: &Source<'_>) -> Result<Vec<String>, ReadError>;
     fn columns(&self) -> Vec<ColumnHead>;
     /// One cell per column.
     fn row(&self, object: &Value) -> Result<Vec<Cell>, ShapeError>;
@@ -253,6 +258,13 @@ impl<T: DeserializeOwned + Serialize + Metadata<Ty = ObjectMeta> + Send + Sync +
     fn selectable_values(&self, object: &Value) -> Result<Vec<String>, ShapeError> {
         let typed = self.typed(object)?;
         Ok(self.selectable.iter().map(|selectable| (selectable.value)(&typed)).collect())
+    }
+
+    fn read_selectable(&self, source: &Source<'_>) -> Result<Vec<String>, ReadError> {
+        match self.read_selectable {
+            Some(read) => source.read(read),
+            None => self.selectable_values(&source.tree()?).map_err(|error| ReadError::Message(error.to_string())),
+        }
     }
 
     fn columns(&self) -> Vec<ColumnHead> {

@@ -4,6 +4,7 @@ mod judge;
 
 use std::collections::BTreeSet;
 
+use api::projection::Source;
 use judge::{created, defaulted, prepared, resource_of, samples, tree};
 use resources::rbac::bootstrap;
 use resources::{AnyResource, Backing, RESOURCES, SUBRESOURCE_KINDS, Scope, Subresource, Writer};
@@ -53,6 +54,20 @@ fn selectable_values_come_in_the_order_of_their_names() {
         let resource = resource_of(&sample);
         let values = resource.selectable_values(&tree(&sample)).expect("the sample has its kind's shape");
         assert_eq!(values.len(), resource.selectable().len());
+    }
+}
+
+#[test]
+fn selectable_values_read_from_the_stored_form_are_those_of_the_typed_object() {
+    for sample in samples() {
+        let resource = resource_of(&sample);
+        let facts = resource.facts();
+        let tree = tree(&sample);
+        let message = api::schema::kind(facts.group, facts.version, facts.kind).expect("a schema");
+        let body = api::codec::protobuf::encode(&tree, message).expect("a sample has a protobuf form");
+        let source = Source { group: facts.group, version: facts.version, kind: facts.kind, body: &body, meta: None };
+        let read = resource.read_selectable(&source).expect("it was just written");
+        assert_eq!(read, resource.selectable_values(&tree).expect("its kind's shape"), "{}", facts.kind);
     }
 }
 

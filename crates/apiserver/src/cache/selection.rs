@@ -170,7 +170,6 @@ impl Projection for Values {
             facts.group == source.group && facts.kind == source.kind
         };
         let Some(def) = resources::RESOURCES.iter().find(wanted) else { return Ok(Values::default()) };
-        let values = def.selectable_values(&source.tree()?);
-        values.map(Values).map_err(|error| ReadError::UnknownKind(error.to_string()))
+        def.read_selectable(source).map(Values)
     }
 }

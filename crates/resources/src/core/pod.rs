@@ -15,6 +15,7 @@ pub(crate) mod reset;
 mod resize;
 pub(crate) mod resources;
 mod security;
+mod selectable;
 mod signals;
 pub(crate) mod spec;
 mod spread;
@@ -59,6 +60,7 @@ pub static POD: ResourceDef<Pod> = ResourceDef {
             value: |pod| pod.status.as_ref().map_or("", |status| text(&status.nominated_node_name)).to_owned(),
         },
     ],
+    read_selectable: Some(selectable::read),
     default: defaults::pod,
     reset: reset::reset,
     validate,
