@@ -1,12 +1,15 @@
 //! Who asks: client certificate, bearer token, nobody; and as whom, when they impersonate.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::status::Status;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use pki::Claims;
 use pki::identity::ClientVerifier;
+use stdx::Mono;
 use wire::ConnectionInfo;
 
 use crate::authz::Attributes;
@@ -37,8 +40,8 @@ impl Authentication {
         cache: &Cache,
     ) -> Outcome<User> {
         if let (Some(verifier), false) = (&self.certificates, connection.client_chain.is_empty()) {
-            match verifier.identity(&connection.client_chain, stdx::wall()) {
-                Ok(identity) => return Ok(certified(identity)),
+            match Proved::user(verifier, connection) {
+                Ok(user) => return Ok(user),
                 // A certificate for somebody else's sake does not spoil a good token, but is not nothing either.
                 Err(error) if bearer(headers).is_none() => {
                     tracing::debug!(%error, "client certificate");
@@ -54,6 +57,33 @@ impl Authentication {
             });
         }
         if self.anonymous { Ok(User::anonymous()) } else { Err(Status::unauthorized().into()) }
+    }
+}
+
+/// How long a client's certificate is believed on its connection before it is verified again; upstream believes tokens as long.
+/// Verifying costs as much as all else of a small request together.
+const PROOF_LIFETIME: Duration = Duration::from_secs(10);
+
+/// A user whose certificate was verified on this connection, by whom and until when that holds.
+struct Proved {
+    verifier: ClientVerifier,
+    until: Mono,
+    user: User,
+}
+
+impl Proved {
+    fn user(verifier: &ClientVerifier, connection: &ConnectionInfo) -> Result<User, pki::Error> {
+        let now = stdx::mono();
+        if let Some(proved) = connection.memo.get::<Proved>()
+            && proved.verifier.is(verifier)
+            && now < proved.until
+        {
+            return Ok(proved.user.clone());
+        }
+        let user = certified(verifier.identity(&connection.client_chain, stdx::wall())?);
+        let proved = Proved { verifier: verifier.clone(), until: now + PROOF_LIFETIME, user: user.clone() };
+        connection.memo.keep(Arc::new(proved));
+        Ok(user)
     }
 }
 

@@ -41,6 +41,11 @@ impl ClientVerifier {
         Ok(ClientVerifier(verifier))
     }
 
+    /// Whether this is the very verifier that `other` was cloned from.
+    pub fn is(&self, other: &ClientVerifier) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The identity proved by a chain (leaf first, DER) that is trusted at `now`.
     pub fn identity(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Identity, Error> {
         let (leaf, intermediates) =

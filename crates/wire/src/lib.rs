@@ -16,4 +16,4 @@ mod rt;
 pub use body::{Body, BodyError};
 pub use client::{Client, ClientError, ClientOptions};
 pub use rt::{Upgraded, upgraded};
-pub use server::{ConnectionInfo, Limits, Listener, ServeError, Service, serve};
+pub use server::{ConnectionInfo, Limits, Listener, Memo, ServeError, Service, serve};

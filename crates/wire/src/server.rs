@@ -1,10 +1,11 @@
 //! The HTTP server: listeners, handshakes, HTTP/1.1 and HTTP/2 connections, and their drain.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -43,6 +44,31 @@ pub struct ConnectionInfo {
     pub client_chain: Vec<CertificateDer<'static>>,
     /// The user on the other end of a unix socket.
     pub peer_uid: Option<u32>,
+    /// What the service worked out about this connection.
+    pub memo: Memo,
+}
+
+/// Something that the service keeps with a connection, so that it need not be worked out for each request.
+#[derive(Clone, Default)]
+pub struct Memo(Arc<Mutex<Option<Arc<dyn Any + Send + Sync>>>>);
+
+impl Memo {
+    /// What was kept last, if it is a `T`.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let kept = self.0.lock().expect("no holder of this lock panics").clone();
+        kept.and_then(|kept| kept.downcast().ok())
+    }
+
+    /// Keeps something in place of what was kept before.
+    pub fn keep<T: Any + Send + Sync>(&self, what: Arc<T>) {
+        *self.0.lock().expect("no holder of this lock panics") = Some(what);
+    }
+}
+
+impl fmt::Debug for Memo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Memo")
+    }
 }
 
 /// Where connections come from.
