@@ -100,7 +100,7 @@ fn write(call: &Call<'_>, answer: Answer, place: Place) -> Outcome<Response<Body
             let form = form(Kind::Plain)?;
             Ok(whole(code, form, render::status(&status, form.encoding)))
         }
-        Answer::List(page) => render::list(call, page, form(Kind::List)?),
+        Answer::List(page) => render::list(call, page, form(Kind::List)?, place),
         Answer::Watch(stream) => Ok(render::watch(call, *stream, form(Kind::Stream)?, place)),
         Answer::Document(document) => Ok(document_response(&document, &call.headers)),
         Answer::Raw(response) => Ok(response),

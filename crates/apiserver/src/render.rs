@@ -59,9 +59,9 @@ pub(crate) fn object(call: &Call<'_>, served: &Served, object: &Object, form: Fo
     }
 }
 
-/// A list.
-pub(crate) fn list(call: &Call<'_>, page: Page, form: Form) -> Outcome<Response<Body>> {
-    list::respond(call, page, form)
+/// A list; the request keeps its place until all of it is sent.
+pub(crate) fn list(call: &Call<'_>, page: Page, form: Form, place: Place) -> Outcome<Response<Body>> {
+    list::respond(call, page, form, place)
 }
 
 /// A stream of events; the request keeps its place until the stream ends.

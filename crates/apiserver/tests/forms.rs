@@ -298,3 +298,36 @@ async fn services_created_at_once_have_different_addresses() {
         made.iter().map(|made| made["spec"]["ports"][0]["nodePort"].to_string()).collect();
     assert_eq!((addresses.len(), ports.len()), (16, 16));
 }
+
+/// Whoever does not read what they asked for keeps their place among the running requests, and others wait for it.
+#[tokio::test]
+async fn a_long_list_keeps_its_place_until_it_is_sent() {
+    const READS_MAX: usize = 400;
+    let world = World::new().await;
+    for index in 0..12 {
+        let map = json!({"metadata": {"name": format!("long-{index}")}, "data": {"k": "x".repeat(100 << 10)}});
+        world.create(MAPS, map).await.ok();
+    }
+    let role = json!({"metadata": {"name": "reader"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}]});
+    world.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await.ok();
+    let binding = json!({
+        "metadata": {"name": "reader"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "slow"}],
+    });
+    world.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.ok();
+    let mut begun = Vec::new();
+    for _ in 0..READS_MAX {
+        let (code, body) = world.begin_as("slow", MAPS).await;
+        assert_eq!(code, 200);
+        begun.push(body);
+    }
+    assert_eq!(world.begin_as("slow", MAPS).await.0, 429);
+    begun.pop();
+    let (code, mut body) = world.begin_as("slow", MAPS).await;
+    assert_eq!(code, 200);
+    assert_eq!(world.begin_as("slow", MAPS).await.0, 429);
+    body.read(64 << 20).await.expect("a whole list");
+    drop(body);
+    assert_eq!(world.begin_as("slow", MAPS).await.0, 200);
+}

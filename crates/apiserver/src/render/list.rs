@@ -20,6 +20,7 @@ use crate::convert;
 use crate::negotiate::{Encoding, Form, MetaVersion, Shape};
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
+use crate::room::Place;
 use crate::verbs::list::Page;
 
 /// Lists whose stored bodies are longer together are streamed.
@@ -27,10 +28,10 @@ const STREAM_BYTES_MIN: usize = 1 << 20;
 /// About how long the pieces are.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The response with a list.
-pub(crate) fn respond(call: &Call<'_>, page: Page, form: Form) -> Outcome<Response<Body>> {
+/// The response with a list; the request keeps its place until the body is sent.
+pub(crate) fn respond(call: &Call<'_>, page: Page, form: Form, place: Place) -> Outcome<Response<Body>> {
     let stored: usize = page.items.iter().map(|object| object.body().len()).sum();
-    let writer = Writer::new(page, form, Include::read(call))?;
+    let writer = Writer::new(page, form, Include::read(call), place)?;
     if stored < STREAM_BYTES_MIN || form.encoding == Encoding::Yaml || form.pretty {
         let mut whole = Vec::with_capacity(stored * 2 + 256);
         for piece in writer {
@@ -63,6 +64,8 @@ struct Writer {
     table: Table,
     next: usize,
     state: State,
+    /// Given back with the last piece, or when the client goes.
+    _place: Place,
 }
 
 #[derive(PartialEq)]
@@ -73,13 +76,13 @@ enum State {
 }
 
 impl Writer {
-    fn new(page: Page, form: Form, include: Include) -> Outcome<Writer> {
+    fn new(page: Page, form: Form, include: Include, place: Place) -> Outcome<Writer> {
         let version = match form.shape {
             Shape::Table { version } | Shape::Metadata { version } => version,
             Shape::Object => MetaVersion::V1,
         };
         let table = Table { version, include, with_columns: true };
-        Ok(Writer { page, form, table, next: 0, state: State::Head })
+        Ok(Writer { page, form, table, next: 0, state: State::Head, _place: place })
     }
 
     fn list_meta(&self) -> String {

@@ -188,6 +188,14 @@ impl World {
         (code, String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// The head of an answer to somebody else, and its body before any of it was read.
+    pub async fn begin_as(&self, user: &str, target: &str) -> (u16, Body) {
+        let headers = [("impersonate-user", user)];
+        let response = self.server.handle(request("GET", target, &headers, Vec::new()), &self.admin).await;
+        let (parts, body) = response.into_parts();
+        (parts.status.as_u16(), body)
+    }
+
     /// A watch of the administrator.
     pub async fn watch(&self, target: &str, headers: &[(&str, &str)]) -> Watch {
         let response = self.server.handle(request("GET", target, headers, Vec::new()), &self.admin).await;
