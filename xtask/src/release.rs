@@ -15,6 +15,17 @@ pub struct Release {
 
 /// Builds them, or brings them up to date.
 pub fn build() -> Result<Release> {
+    let folder = packages(&["isopod", "example-api"])?;
+    Ok(Release { isopod: folder.join("isopod"), example: folder.join("example-api") })
+}
+
+/// This very program as a release build; it shares what the others are compiled from.
+pub fn xtask() -> Result<PathBuf> {
+    Ok(packages(&["xtask"])?.join("xtask"))
+}
+
+/// Builds packages; returns the folder of their programs.
+fn packages(names: &[&str]) -> Result<PathBuf> {
     let triple = match std::env::consts::ARCH {
         architecture @ ("x86_64" | "aarch64") => format!("{architecture}-unknown-linux-gnu"),
         other => bail!("isopod is not built for {other}"),
@@ -22,19 +33,11 @@ pub fn build() -> Result<Release> {
     // Static binaries run in images that hold nothing else. The target is named although it is the host: flags would
     // otherwise reach proc macros as well, which cannot be static.
     let mut cargo = place::cargo();
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "isopod",
-        "--package",
-        "example-api",
-        "--target",
-        &triple,
-    ]);
+    cargo.args(["build", "--release", "--locked", "--target", &triple]);
+    for name in names {
+        cargo.args(["--package", name]);
+    }
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
     place::run(&mut cargo)?;
-    let folder = place::target().join(triple).join("release");
-    Ok(Release { isopod: folder.join("isopod"), example: folder.join("example-api") })
+    Ok(place::target().join(triple).join("release"))
 }

@@ -152,7 +152,7 @@ pub async fn bear(
 ) -> Result<Load> {
     let mut open = Vec::new();
     for _ in 0..connections {
-        let connection = Connection::open(&server.config)?;
+        let connection = Connection::open(&server.user)?;
         connection.must(&Ask::get("/readyz", "*/*")).await.context("connect")?;
         open.push(connection);
     }

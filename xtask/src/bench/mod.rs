@@ -18,11 +18,12 @@ mod watches;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::release::Release;
-use crate::{example, place, release};
+use crate::{example, release};
 use report::Report;
 use stage::Stage;
 
@@ -37,6 +38,9 @@ pub struct Options {
     /// A folder with `isopod` and `example-api` that were built before, in place of a build of this checkout.
     #[arg(long, value_name = "FOLDER")]
     release: Option<PathBuf>,
+    /// How many seconds a server that does nothing is looked at; the budgets speak of 600.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    idle: u64,
 }
 
 type Bench = fn(&Stage) -> Result<Report>;
@@ -64,7 +68,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let Some(files) = std::env::var_os(INSIDE) else { return enter(options) };
     let (isopod, archive) = prepared(Path::new(&files));
-    let stage = Stage::new(isopod, archive, options.peer.clone())?;
+    let stage = Stage::new(isopod, archive, options.peer.clone(), Duration::from_secs(options.idle))?;
     for (name, bench) in chosen {
         let report = bench(&stage).with_context(|| format!("bench {name}"))?;
         println!("{}", report.table(name));
@@ -96,12 +100,7 @@ fn enter(options: &Options) -> Result<()> {
         "-c",
         "mount -t tmpfs isopod-bench /run && ip link set lo up && \"$@\"; ended=$?; rm -rf \"$0\"; exit $ended",
     ]);
-    unshare.arg(&folder).arg(optimized()?).args(std::env::args_os().skip(1));
+    // A release build: what bears the load must not be what limits it.
+    unshare.arg(&folder).arg(release::xtask()?).args(std::env::args_os().skip(1));
     Err(unshare.env(INSIDE, &folder).exec()).context("run unshare, of the package util-linux")
-}
-
-/// This very program as a release build: what bears the load must not be what limits it.
-fn optimized() -> Result<PathBuf> {
-    place::run(place::cargo().args(["build", "--release", "--locked", "--package", "xtask"]))?;
-    Ok(place::target().join("release/xtask"))
 }

@@ -1,7 +1,9 @@
 //! Another Kubernetes' API server with its etcd, started so that it does the same work as ours.
 
+pub mod node;
+
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -13,22 +15,45 @@ use pki::{Authority, Purpose, Signed};
 use super::server::{Cores, Server};
 use super::stage::Stage;
 
+/// Secrets are sealed at rest, as ours are.
+const ENCRYPTION: &str = "\
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+  - secretbox:
+      keys: [{name: bench, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]
+";
+
+const SERVER: &str = "https://127.0.0.1:6444";
 const ETCD: &str = "http://127.0.0.1:2379";
 
 /// Starts `etcd` and `kube-apiserver` out of a folder, with certificates, RBAC and admission as ours has them.
 pub async fn start(stage: &Stage, binaries: &Path, cores: Cores) -> Result<Server> {
+    start_in(stage, binaries, new_folder(stage)?, cores, Vec::new()).await
+}
+
+fn new_folder(stage: &Stage) -> Result<PathBuf> {
     let folder = stage.folder().join("peer");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// Starts store and API server beside what was started just before, and waits until the API is ready.
+async fn start_in(stage: &Stage, binaries: &Path, folder: PathBuf, cores: Cores, before: Vec<Child>) -> Result<Server> {
     let keys = Keys::write(&folder)?;
+    node::write_kubeconfig(&folder, &keys)?;
     stage.pin(cores)?;
     let started = stdx::mono();
-    let children = vec![etcd(binaries, &folder)?, apiserver(binaries, &folder)?];
+    let mut children = before;
+    children.extend([etcd(binaries, &folder)?, apiserver(binaries, &folder)?]);
     stage.pin(Cores::All)?;
     let config = ClientConfig {
-        server: "https://127.0.0.1:6444".into(),
+        server: SERVER.into(),
         ca_pem: Some(keys.authority.certificate_pem().into()),
         credentials: Credentials::Certificate {
             chain_pem: keys.admin.certificate_pem.into(),
@@ -36,7 +61,15 @@ pub async fn start(stage: &Stage, binaries: &Path, cores: Cores) -> Result<Serve
         },
         ..ClientConfig::default()
     };
-    Server::peer(config, children, started).await.with_context(|| stage.log("peer/kube-apiserver.log"))
+    let place = Place { folder, binaries: binaries.to_owned() };
+    let server = Server::peer(config, &keys.authority, children, place, started).await;
+    server.with_context(|| stage.log("peer/kube-apiserver.log"))
+}
+
+/// Where a peer's files are.
+pub struct Place {
+    pub folder: PathBuf,
+    pub binaries: PathBuf,
 }
 
 struct Keys {
@@ -57,6 +90,7 @@ impl Keys {
             ("ca.crt", authority.certificate_pem()),
             ("tls.crt", &serving.certificate_pem),
             ("tls.key", &serving.key_pem),
+            ("encryption.yaml", ENCRYPTION),
         ] {
             pki::files::write_private(&folder.join(name), text)?;
         }
@@ -82,6 +116,7 @@ fn apiserver(binaries: &Path, folder: &Path) -> Result<Child> {
         format!("--tls-private-key-file={}", file("tls.key")),
         format!("--service-account-key-file={}", file("tls.crt")),
         format!("--service-account-signing-key-file={}", file("tls.key")),
+        format!("--encryption-provider-config={}", file("encryption.yaml")),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),

@@ -1,10 +1,12 @@
 //! The pods that benches make.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::load::{Ask, Connection};
-use super::server::Server;
+use super::server::{Server, USER};
 
 /// The namespace of all of them.
 pub const NAMESPACE: &str = "bench";
@@ -75,15 +77,50 @@ pub fn create(pod: &Value, content_type: &'static str) -> Result<Ask> {
     Ok(Ask::post(PODS, PROTOBUF, api::codec::envelope::wrap("v1", "Pod", &raw)))
 }
 
-/// Makes the namespace, and the service account that a controller would make.
+/// Makes the namespace, the service account that a controller would make, and the role of the user who bears the load;
+/// returns a connection of that user.
 pub async fn prepare(server: &Server) -> Result<Connection> {
     let connection = Connection::open(&server.config)?;
     let named =
         |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}).to_string();
     connection.must(&Ask::post("/api/v1/namespaces", JSON, named("Namespace", NAMESPACE))).await?;
+    for (path, object) in permission() {
+        connection.must(&Ask::post(path, JSON, object.to_string())).await?;
+    }
     let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
     let answer = connection.ask(&Ask::post(accounts, JSON, named("ServiceAccount", "default"))).await?;
     // Where the controller runs it may have been quicker.
     anyhow::ensure!(matches!(answer.status, 201 | 409), "create the service account: {}", answer.status);
-    Ok(connection)
+    let user = Connection::open(&server.user)?;
+    // The peer's authorizer learns of roles by a watch.
+    for _ in 0..500 {
+        if user.get(PODS, JSON).await?.status == 200 {
+            return Ok(user);
+        }
+        stdx::sleep(Duration::from_millis(10)).await;
+    }
+    anyhow::bail!("the role allows nothing")
+}
+
+/// What lets the user who bears the load do what it does, and nothing else.
+fn permission() -> [(&'static str, Value); 2] {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    let metadata = json!({"name": USER});
+    let role = json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": "ClusterRole",
+        "metadata": metadata,
+        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]}],
+    });
+    let binding = json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": "ClusterRoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": USER},
+        "subjects": [{"apiGroup": GROUP, "kind": "User", "name": USER}],
+    });
+    [
+        ("/apis/rbac.authorization.k8s.io/v1/clusterroles", role),
+        ("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding),
+    ]
 }

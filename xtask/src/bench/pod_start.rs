@@ -10,8 +10,9 @@ use stdx::Mono;
 use wire::Body;
 
 use super::load::{Ask, Connection, percentile};
+use super::peer::node;
 use super::pod::{self, JSON, PODS};
-use super::report::{Report, milliseconds};
+use super::report::{Measure, Report, milliseconds};
 use super::server::{Cores, Server};
 use super::stage::Stage;
 
@@ -19,38 +20,55 @@ const SEQUENTIAL: usize = 50;
 /// Started at once, several times over.
 const AT_ONCE: usize = 16;
 const ROUNDS: usize = 4;
-/// Longer than any start or end should take.
-const STEP_MAX: Duration = Duration::from_secs(30);
+/// The peer takes seconds for each.
+const PEER_SEQUENTIAL: usize = 15;
+const PEER_ROUNDS: usize = 2;
+/// Longer than any start or end should take, the peer's sixteen at once included.
+const STEP_MAX: Duration = Duration::from_secs(180);
 
 /// One at a time, then sixteen at once.
 pub fn run(stage: &Stage) -> Result<Report> {
-    let ours = stage.runtime.block_on(async {
+    stage.runtime.block_on(async {
         stage.isopod(&["image", "load", &stage.archive.display().to_string()])?;
         let server = Server::isopod(stage, Cores::All, &[]).await?;
-        super::ready::node_ready(&server).await?;
-        let connection = pod::prepare(&server).await?;
-        let mut events = Events::start(&connection).await?;
-        // The first one meets caches that are still empty.
-        round(&connection, &mut events, "warm", 1).await?;
-        let mut sequential = Vec::new();
-        for index in 0..SEQUENTIAL {
-            sequential.extend(round(&connection, &mut events, &format!("one-{index}"), 1).await?);
-        }
-        let mut at_once = Vec::new();
-        for index in 0..ROUNDS {
-            at_once.extend(round(&connection, &mut events, &format!("many-{index}"), AT_ONCE).await?);
-        }
+        let ours = starts(&server, SEQUENTIAL, ROUNDS).await?;
         server.stop()?;
-        sequential.sort_unstable();
-        at_once.sort_unstable();
-        anyhow::Ok(vec![
-            milliseconds("create → running, idle: p50", percentile(&sequential, 50), "≤ 60 ms"),
-            milliseconds("create → running, idle: p99", percentile(&sequential, 99), "≤ 150 ms"),
-            milliseconds("create → running, 16 at once: p50", percentile(&at_once, 50), ""),
-            milliseconds("create → running, 16 at once: p99", percentile(&at_once, 99), "≤ 600 ms"),
-        ])
-    })?;
-    Ok(Report { ours, peer: None })
+        let peer = match stage.peer.as_deref().filter(|folder| node::is_complete(folder)) {
+            None => None,
+            Some(folder) => {
+                let server = node::start(stage, folder).await?;
+                let measures = starts(&server, PEER_SEQUENTIAL, PEER_ROUNDS).await?;
+                let version = server.version().await?;
+                server.stop()?;
+                Some((version, measures))
+            }
+        };
+        Ok(Report { ours, peer })
+    })
+}
+
+async fn starts(server: &Server, one_by_one: usize, rounds: usize) -> Result<Vec<Measure>> {
+    super::ready::node_ready(server).await?;
+    let connection = pod::prepare(server).await?;
+    let mut events = Events::start(&connection).await?;
+    // The first one meets caches that are still empty.
+    round(&connection, &mut events, "warm", 1).await?;
+    let mut sequential = Vec::new();
+    for index in 0..one_by_one {
+        sequential.extend(round(&connection, &mut events, &format!("one-{index}"), 1).await?);
+    }
+    let mut at_once = Vec::new();
+    for index in 0..rounds {
+        at_once.extend(round(&connection, &mut events, &format!("many-{index}"), AT_ONCE).await?);
+    }
+    sequential.sort_unstable();
+    at_once.sort_unstable();
+    Ok(vec![
+        milliseconds("create → running, idle: p50", percentile(&sequential, 50), "≤ 60 ms"),
+        milliseconds("create → running, idle: p99", percentile(&sequential, 99), "≤ 150 ms"),
+        milliseconds("create → running, 16 at once: p50", percentile(&at_once, 50), ""),
+        milliseconds("create → running, 16 at once: p99", percentile(&at_once, 99), "≤ 600 ms"),
+    ])
 }
 
 /// Creates pods, waits until all run and until all are gone again; returns how long each took to run.

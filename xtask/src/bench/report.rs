@@ -20,6 +20,8 @@ pub enum Unit {
     Percent,
     /// Of something a second; the more the better.
     PerSecond,
+    /// Of something a second; the less the better.
+    Rate,
 }
 
 impl Unit {
@@ -31,6 +33,7 @@ impl Unit {
             Unit::Megabytes => format!("{value:.1} MB"),
             Unit::Percent => format!("{value:.2} %"),
             Unit::PerSecond => format!("{value:.0} /s"),
+            Unit::Rate => format!("{value:.1} /s"),
         }
     }
 

@@ -5,14 +5,16 @@ use anyhow::Result;
 use super::load::{Ask, Connection, bear};
 use super::pod::{self, JSON, PODS, PROTOBUF};
 use super::report::{Measure, Report, Unit, each, milliseconds, rate};
-use super::server::Server;
+use super::server::{Server, proportional_memory};
 use super::stage::Stage;
 
 /// Long enough for hundredths of a second in the process accounts to be one percent.
 const CREATES: u64 = 5_000;
 const GETS: u64 = 20_000;
 const LISTED: u64 = 10_000;
-const LISTS: u64 = 10;
+const LISTS: u64 = 20;
+/// Begun and not read to their end, for what a running one takes.
+const RUNNING: u32 = 20;
 
 /// Durable creates.
 pub fn creates(stage: &Stage) -> Result<Report> {
@@ -31,7 +33,8 @@ pub fn creates(stage: &Stage) -> Result<Report> {
     })
 }
 
-async fn make_pods(
+/// Creates so many pods as fast as some connections can.
+pub async fn make_pods(
     server: &Server,
     prefix: &str,
     connections: usize,
@@ -78,7 +81,34 @@ pub fn lists(stage: &Stage) -> Result<Report> {
         list(server, &connection, "warm JSON LIST", &ask(JSON, false), LISTS, "≥ 10 ×", &mut measures).await?;
         list(server, &connection, "protobuf LIST", &ask(PROTOBUF, false), LISTS, "≥ 10 ×", &mut measures).await?;
         list(server, &connection, "gzip JSON LIST", &ask(JSON, true), LISTS, "≥ 3 ×", &mut measures).await?;
+        measures.push(running_lists(server, &ask(JSON, false)).await?);
         Ok(measures)
+    })
+}
+
+/// What the server holds for each of some lists whose readers have stopped reading, each on its connection.
+async fn running_lists(server: &Server, ask: &Ask) -> Result<Measure> {
+    let mut connections = Vec::new();
+    for _ in 0..RUNNING {
+        let connection = Connection::open(&server.user)?;
+        connection.must(&Ask::get(format!("{PODS}/web-l-0"), JSON)).await?;
+        connections.push(connection);
+    }
+    let before = proportional_memory(&server.processes()?)?;
+    let mut bodies = Vec::new();
+    for connection in &connections {
+        let mut body = connection.send(ask).await?.into_body();
+        let first = body.next().await.transpose()?;
+        anyhow::ensure!(first.is_some(), "an empty list");
+        bodies.push(body);
+    }
+    let during = proportional_memory(&server.processes()?)?;
+    drop(bodies);
+    Ok(Measure {
+        what: "memory each running LIST".into(),
+        value: (during.total - before.total) / f64::from(RUNNING),
+        unit: Unit::Megabytes,
+        budget: "≤ 2 MB",
     })
 }
 

@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use client::ClientConfig;
+use client::config::Credentials;
+use pki::authority::LEAF_LIFETIME;
+use pki::{Authority, Files, Purpose};
 use stdx::Mono;
 
 use super::load::Connection;
+use super::peer::Place;
+use super::peer::node::PAUSE_EXE;
 use super::stage::Stage;
 
 /// Longer than any start should take.
@@ -24,7 +29,10 @@ pub enum Cores {
 
 /// A running server.
 pub struct Server {
+    /// The administrator's way in.
     pub config: ClientConfig,
+    /// A plain user's, whom roles must allow each request: what bears the load.
+    pub user: ClientConfig,
     /// From the start of the (last) process to the first `/readyz` that said yes.
     pub ready_after: Duration,
     /// When the first process was started.
@@ -39,8 +47,11 @@ enum Kind {
         binary: PathBuf,
         data: PathBuf,
     },
-    Peer,
+    Peer(Place),
 }
+
+/// The user who bears the load; bound to a role by [`super::pod::prepare`].
+pub const USER: &str = "bench";
 
 impl Server {
     /// Starts a cluster with these arguments for `up` and waits until it is ready to serve.
@@ -55,6 +66,7 @@ impl Server {
         stage.pin(Cores::All)?;
         let mut server = Server {
             config: ClientConfig { server: "https://127.0.0.1:6443".into(), insecure: true, ..ClientConfig::default() },
+            user: ClientConfig::default(),
             ready_after: Duration::ZERO,
             started,
             kind: Kind::Isopod { binary: stage.isopod.clone(), data: stage.data() },
@@ -62,14 +74,28 @@ impl Server {
         };
         server.await_ready().await.with_context(|| stage.log("up.log"))?;
         server.config = ClientConfig::from_kubeconfig(&stage.data().join("admin.kubeconfig"), None)?;
+        let authority = Files::open(&stage.data().join("pki"))?.authority("ca", "kubernetes", stdx::wall())?;
+        server.user = user(&server.config, &authority)?;
         Ok(server)
     }
 
     /// A peer whose processes run already.
-    pub async fn peer(config: ClientConfig, children: Vec<Child>, started: Mono) -> Result<Server> {
-        let mut server = Server { config, ready_after: Duration::ZERO, started, kind: Kind::Peer, children };
+    pub async fn peer(
+        config: ClientConfig,
+        authority: &Authority,
+        children: Vec<Child>,
+        place: Place,
+        started: Mono,
+    ) -> Result<Server> {
+        let (user, ready_after) = (user(&config, authority)?, Duration::ZERO);
+        let mut server = Server { config, user, ready_after, started, kind: Kind::Peer(place), children };
         server.await_ready().await?;
         Ok(server)
+    }
+
+    /// Takes over a further process of the server, to be ended with it.
+    pub fn add(&mut self, child: Child) {
+        self.children.push(child);
     }
 
     async fn await_ready(&mut self) -> Result<()> {
@@ -100,11 +126,19 @@ impl Server {
         Ok(version["gitVersion"].as_str().unwrap_or("unknown").to_owned())
     }
 
-    /// The processes that are the server, without the ones that belong to pods.
+    /// Whether it is not ours.
+    pub fn is_peer(&self) -> bool {
+        matches!(self.kind, Kind::Peer(_))
+    }
+
+    /// The processes that are the server, supervisors of pods included; what runs in containers is not.
     pub fn processes(&self) -> Result<Vec<u32>> {
         match &self.kind {
-            Kind::Peer => Ok(self.children.iter().map(Child::id).collect()),
-            Kind::Isopod { binary, .. } => running(|exe| exe == binary),
+            // Its supervisors and the pods' first containers included.
+            Kind::Peer(place) => running(|exe| exe.starts_with(&place.binaries) || exe == Path::new(PAUSE_EXE)),
+            Kind::Isopod { binary, .. } => {
+                running(|exe| exe == binary || exe.to_string_lossy().starts_with("/memfd:isopod-shim"))
+            }
         }
     }
 
@@ -116,13 +150,16 @@ impl Server {
     /// Ends the server and what it left on the machine.
     pub fn stop(mut self) -> Result<()> {
         self.interrupt()?;
-        if let Kind::Isopod { binary, data } = &self.kind {
-            let down = Command::new(binary).args(["down", "--purge", "--data-dir"]).arg(data).output()?;
-            if !down.status.success() {
-                bail!("isopod down: {}", String::from_utf8_lossy(&down.stderr));
+        match &self.kind {
+            Kind::Isopod { binary, data } => {
+                let down = Command::new(binary).args(["down", "--purge", "--data-dir"]).arg(data).output()?;
+                if !down.status.success() {
+                    bail!("isopod down: {}", String::from_utf8_lossy(&down.stderr));
+                }
+                Ok(())
             }
+            Kind::Peer(place) => super::peer::node::clean(&place.folder, &place.binaries),
         }
-        Ok(())
     }
 
     /// Ends the server's own processes, the last started first; pods and data stay.
@@ -139,11 +176,26 @@ impl Server {
     }
 }
 
+/// A client certificate without any group.
+fn user(admin: &ClientConfig, authority: &Authority) -> Result<ClientConfig> {
+    let signed = authority.sign(USER, &Purpose::Client { organization: None }, stdx::wall(), LEAF_LIFETIME)?;
+    let credentials =
+        Credentials::Certificate { chain_pem: signed.certificate_pem.into(), key_pem: signed.key_pem.into() };
+    Ok(ClientConfig { credentials, ..admin.clone() })
+}
+
 impl Drop for Server {
     /// After a failure nothing of it may bear on the next server.
     fn drop(&mut self) {
-        if let Err(error) = self.interrupt() {
-            eprintln!("a server goes on: {error:#}");
+        if self.children.is_empty() {
+            return;
+        }
+        let left = self.interrupt().and_then(|()| match &self.kind {
+            Kind::Isopod { .. } => Ok(()),
+            Kind::Peer(place) => super::peer::node::clean(&place.folder, &place.binaries),
+        });
+        if let Err(error) = left {
+            eprintln!("a server left something: {error:#}");
         }
     }
 }
@@ -180,6 +232,20 @@ fn cpu(pid: u32) -> Result<Duration> {
     let (_, fields) = stat.rsplit_once(')').context("an account has a name")?;
     let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// How often threads of some processes went to sleep so far: each time something woke them before.
+pub fn sleeps(processes: &[u32]) -> Result<u64> {
+    let mut sleeps = 0;
+    for pid in processes {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread may have ended by now.
+            let Ok(status) = std::fs::read_to_string(task?.path().join("status")) else { continue };
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            sleeps += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    Ok(sleeps)
 }
 
 /// Memory of some processes in megabytes.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -15,18 +16,20 @@ pub struct Stage {
     /// The example's image.
     pub archive: PathBuf,
     pub peer: Option<PathBuf>,
+    /// How long a server that does nothing is looked at.
+    pub idle: Duration,
     pub runtime: tokio::runtime::Runtime,
     cores: Vec<usize>,
 }
 
 impl Stage {
     /// A stage in the namespaces that this process is in.
-    pub fn new(isopod: PathBuf, archive: PathBuf, peer: Option<PathBuf>) -> Result<Stage> {
+    pub fn new(isopod: PathBuf, archive: PathBuf, peer: Option<PathBuf>, idle: Duration) -> Result<Stage> {
         let allowed = sched_getaffinity(None).context("ask for the cores that may be used")?;
         let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
         // One thread: what bears the load stays on one core, the server's is another.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Stage { isopod, archive, peer, runtime, cores })
+        Ok(Stage { isopod, archive, peer, idle, runtime, cores })
     }
 
     /// The folder of the prepared files; whatever is in it is removed in the end.
