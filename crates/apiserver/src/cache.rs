@@ -23,6 +23,7 @@ pub(crate) use token::ContinueToken;
 pub(crate) use watcher::{Lagged, Told, Watcher};
 
 use crate::catalog::Catalog;
+use crate::forms::JsonForms;
 use crate::refusal::{Outcome, Refusal};
 
 /// Everything lies below this in the store, as upstream's.
@@ -38,6 +39,8 @@ pub struct Cache {
     resources: BTreeMap<&'static str, Arc<ResourceCache>>,
     /// The revision up to which every transaction was applied.
     applied: watch::Sender<u64>,
+    /// What was encoded of objects so far.
+    pub(crate) json: JsonForms,
 }
 
 /// The cache could not be filled.
@@ -73,7 +76,12 @@ impl Cache {
             let objects = objects.remove(prefix).unwrap_or_default();
             (prefix, Arc::new(ResourceCache::new(def, kind, objects, revision)))
         });
-        Ok(Cache { store, resources: caches.collect(), applied: watch::Sender::new(revision) })
+        Ok(Cache {
+            store,
+            resources: caches.collect(),
+            applied: watch::Sender::new(revision),
+            json: JsonForms::default(),
+        })
     }
 
     /// Applies what the store commits, until it is closed.

@@ -108,11 +108,13 @@ fn as_served(object: &Arc<Object>, served: &Served) -> Outcome<Arc<Object>> {
     Ok(Arc::new(Object::new(kind, object.key().clone(), object.uid(), object.revision(), body)))
 }
 
-fn whole(answer: Answer) -> Outcome<Response> {
+fn whole(server: &ApiServer, answer: Answer) -> Outcome<Response> {
     let form = Form { encoding: Encoding::Protobuf, shape: Shape::Object, pretty: false, gzip: false };
     let content_type = form.encoding.media_type().to_owned();
     let (code, body) = match answer {
-        Answer::Object { code, served, object } => (code, render::body::object(&served, &object, form.encoding)?),
+        Answer::Object { code, served, object } => {
+            (code, render::body::Pen::new(&served, &server.cache.json)?.object(&object, form.encoding)?)
+        }
         Answer::Tree { code, group, version, kind, tree } => {
             (code, render::tree(group, version, kind, &tree, form.encoding)?)
         }
@@ -145,7 +147,7 @@ impl Transport for InProcess {
                     let outcome = Ok((Answer::List(page), None));
                     collected(answer::respond(&call, outcome)).await
                 }
-                Ok(answer) => Ok(whole(answer).unwrap_or_else(|refusal| refused(&refusal))),
+                Ok(answer) => Ok(whole(&self.server, answer).unwrap_or_else(|refusal| refused(&refusal))),
                 Err(refusal) => Ok(refused(&refusal)),
             }
         })
@@ -174,7 +176,7 @@ impl Transport for InProcess {
         Box::pin(async move {
             match self.answer(request).await? {
                 Answer::Object { served, object, .. } => Ok(as_served(&object, &served)?),
-                answer => client::decode::object(&whole(answer)?).map(Arc::new),
+                answer => client::decode::object(&whole(&self.server, answer)?).map(Arc::new),
             }
         })
     }

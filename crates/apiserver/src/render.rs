@@ -49,7 +49,7 @@ impl Include {
 /// One object.
 pub(crate) fn object(call: &Call<'_>, served: &Served, object: &Object, form: Form) -> Outcome<Vec<u8>> {
     match form.shape {
-        Shape::Object => body::object(served, object, form.encoding),
+        Shape::Object => body::Pen::new(served, &call.server.cache.json)?.object(object, form.encoding),
         Shape::Metadata { version } => body::metadata(object, version, form.encoding),
         Shape::Table { version } => {
             let table = table::Table { version, include: Include::read(call), with_columns: true };

@@ -185,14 +185,24 @@ pub trait AnyResource: Send + Sync {
     fn name_faults(&self, name: &str, generate: bool) -> Vec<String>;
     /// Applies defaults to a decoded object (upstream defaults at decoding, so this is also what patches see).
     fn default(&self, object: &mut Value, rules: &Rules<'_>) -> Result<(), ShapeError>;
-    /// Resets, then validates including metadata: the object to store, or all its faults.
+    /// Resets, then validates including metadata: the object to store, or all its faults; with its warnings.
+    fn judge(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        writer: Writer,
+        rules: &Rules<'_>,
+    ) -> Result<(FieldErrors, Vec<String>), ShapeError>;
+    /// As [`AnyResource::judge`], without the warnings.
     fn prepare(
         &self,
         new: &mut Value,
         old: Option<&Value>,
         writer: Writer,
         rules: &Rules<'_>,
-    ) -> Result<FieldErrors, ShapeError>;
+    ) -> Result<FieldErrors, ShapeError> {
+        self.judge(new, old, writer, rules).map(|(faults, _)| faults)
+    }
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Result<Vec<String>, ShapeError>;
     fn grace_seconds(&self, object: &Value, asked: Option<i64>) -> Result<Option<i64>, ShapeError>;
     /// The names of the declared selectable fields.
@@ -224,13 +234,13 @@ impl<T: DeserializeOwned + Serialize + Metadata<Ty = ObjectMeta> + Send + Sync +
         Ok(())
     }
 
-    fn prepare(
+    fn judge(
         &self,
         new: &mut Value,
         old: Option<&Value>,
         writer: Writer,
         rules: &Rules<'_>,
-    ) -> Result<FieldErrors, ShapeError> {
+    ) -> Result<(FieldErrors, Vec<String>), ShapeError> {
         let mut typed = self.typed(new)?;
         let typed_old = old.map(|old| self.typed(old)).transpose()?;
         crate::meta::reset(typed.metadata_mut(), typed_old.as_ref().map(Metadata::metadata));
@@ -239,7 +249,9 @@ impl<T: DeserializeOwned + Serialize + Metadata<Ty = ObjectMeta> + Send + Sync +
         let mut faults = FieldErrors::default();
         crate::meta::validate(self, new, old, &mut faults);
         (self.validate)(&typed, typed_old.as_ref(), writer, rules, &mut faults);
-        Ok(faults)
+        // While the typed object is at hand: making it costs more than all rules.
+        let warnings = if faults.is_empty() { (self.warnings)(&typed, typed_old.as_ref()) } else { Vec::new() };
+        Ok((faults, warnings))
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Result<Vec<String>, ShapeError> {

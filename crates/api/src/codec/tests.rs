@@ -340,7 +340,8 @@ fn what_is_not_stored_is_spliced_in() {
         splice.write(&form, Some(("v1", "Pod")), "42", &mut sent);
         let spec = r#""spec":{"containers":null},"status":{}"#;
         assert_eq!(string(&sent), format!(r#"{{"kind":"Pod","apiVersion":"v1","metadata":{expected},{spec}}}"#));
-        let located = transcode::ProtobufSplice::locate(&body, pod).expect("our own bytes");
+        let located =
+            transcode::ProtobufSplicer::of(pod).and_then(|splicer| splicer.locate(&body)).expect("our own bytes");
         let mut sent = Vec::new();
         located.write(&body, "42", &mut sent);
         assert_eq!(sent.len(), located.spliced_len(&body, "42"));
@@ -353,7 +354,9 @@ fn what_is_not_stored_is_spliced_in() {
     check(r#"{"metadata":{"generation":1}}"#, r#"{"resourceVersion":"42","generation":1}"#);
     check(r#"{"metadata":{"name":"x","generation":1}}"#, r#"{"name":"x","resourceVersion":"42","generation":1}"#);
     // A body whose writer left empty members out.
-    let located = transcode::ProtobufSplice::locate(b"\x0a\x05\x0a\x01x\x38\x01", pod).expect("well formed");
+    let located = transcode::ProtobufSplicer::of(pod)
+        .and_then(|splicer| splicer.locate(b"\x0a\x05\x0a\x01x\x38\x01"))
+        .expect("well formed");
     let mut sent = Vec::new();
     located.write(b"\x0a\x05\x0a\x01x\x38\x01", "7", &mut sent);
     assert_eq!(sent, b"\x0a\x08\x0a\x01x\x32\x017\x38\x01");
@@ -613,7 +616,7 @@ proptest! {
         if let (Some(form), Ok(text)) = (form, transcoded(&bytes, message, &Value::Null)) {
             prop_assert_eq!(string(&form), string(&text));
         }
-        if let Ok(splice) = transcode::ProtobufSplice::locate(&bytes, message) {
+        if let Ok(splice) = transcode::ProtobufSplicer::of(message).and_then(|splicer| splicer.locate(&bytes)) {
             let mut sent = Vec::new();
             splice.write(&bytes, "9", &mut sent);
             prop_assert_eq!(sent.len(), splice.spliced_len(&bytes, "9"));
@@ -634,7 +637,7 @@ proptest! {
             drop(envelope::unwrap(input));
             drop(protobuf::decode(input, pod));
             drop(transcode::protobuf_to_json(input, pod, &mut Vec::new()));
-            drop(transcode::ProtobufSplice::locate(input, pod));
+            drop(transcode::ProtobufSplicer::of(pod).and_then(|splicer| splicer.locate(input)));
         }
     }
 

@@ -156,6 +156,10 @@ impl Transcoder {
                 gap = Some(out.len());
                 continue;
             }
+            // Most fields are absent, and nothing is written of those.
+            if span.1 == 0 && is_omitted(field) {
+                continue;
+            }
             let before = out.len();
             if before > start {
                 out.push(b',');
@@ -205,11 +209,7 @@ impl Transcoder {
         if written {
             return Ok(true);
         }
-        let omitted = match field.presence {
-            Presence::Always => false,
-            Presence::OmitZero => true,
-            Presence::OmitEmpty => field.nullable || !is_struct(&field.ty),
-        };
+        let omitted = is_omitted(field);
         if !omitted {
             if let (Type::Struct(message), false) = (&field.ty, field.nullable) {
                 self.object(Reader::new(b""), message, level, out, depth)?;
@@ -384,6 +384,15 @@ impl Transcoder {
     }
 }
 
+/// Whether a field that is not given is left out.
+fn is_omitted(field: &Field) -> bool {
+    match field.presence {
+        Presence::Always => false,
+        Presence::OmitZero => true,
+        Presence::OmitEmpty => field.nullable || !is_struct(&field.ty),
+    }
+}
+
 fn scan(mut reader: Reader<'_>, message: &Message, wire: &[WireField], spans: &mut Spans) -> Result<(), Stop> {
     let mut inlined_seen = 0_u64;
     loop {
@@ -499,32 +508,48 @@ pub struct ProtobufSplice {
     number: u32,
 }
 
-impl ProtobufSplice {
-    /// Finds the place in a body of that shape.
-    pub fn locate(body: &[u8], message: &Message) -> Result<Self, DecodeError> {
-        let no_metadata = || malformed("an object without metadata");
+/// Which fields of a kind lead to its resource version; finds the place in many bodies.
+#[derive(Debug, Clone, Copy)]
+pub struct ProtobufSplicer {
+    metadata: u32,
+    resource_version: u32,
+}
+
+impl ProtobufSplicer {
+    /// For bodies of that shape.
+    pub fn of(message: &Message) -> Result<Self, DecodeError> {
         let metadata = message.field("metadata").ok_or_else(no_metadata)?;
-        let number = metadata.message().and_then(|meta| meta.field("resourceVersion")).ok_or_else(no_metadata)?.number;
+        let version = metadata.message().and_then(|meta| meta.field("resourceVersion")).ok_or_else(no_metadata)?;
+        Ok(Self { metadata: metadata.number, resource_version: version.number })
+    }
+
+    /// Finds the place in a body.
+    pub fn locate(&self, body: &[u8]) -> Result<ProtobufSplice, DecodeError> {
         let mut reader = Reader::new(body);
         loop {
             let tag_at = reader.at;
             let (found, payload) = reader.next()?.ok_or_else(no_metadata)?;
-            if found == metadata.number {
+            if found == self.metadata {
                 let (metadata_end, len) = (reader.at, payload.as_bytes()?.len());
-                let length_at = tag_at + tag_len(metadata.number);
-                let splice = Self {
-                    length_at,
+                let splice = ProtobufSplice {
+                    length_at: tag_at + tag_len(self.metadata),
                     metadata_at: metadata_end - len,
                     metadata_end,
                     from: metadata_end,
                     to: metadata_end,
-                    number,
+                    number: self.resource_version,
                 };
                 return splice.with_old_version(body);
             }
         }
     }
+}
 
+fn no_metadata() -> DecodeError {
+    malformed("an object without metadata")
+}
+
+impl ProtobufSplice {
     /// Finds what is replaced: the field itself, or the place before the first of a higher number.
     fn with_old_version(mut self, body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader { bytes: &body[..self.metadata_end], at: self.metadata_at };

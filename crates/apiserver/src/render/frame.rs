@@ -13,7 +13,7 @@ use super::table::Table;
 use super::{Include, body};
 use crate::catalog::Served;
 use crate::convert;
-use crate::forms::FormKey;
+use crate::forms::{FormKey, JsonForms};
 use crate::negotiate::{Encoding, Form, Shape};
 use crate::refusal::Outcome;
 use crate::room::Place;
@@ -53,7 +53,8 @@ impl Frames {
             Item::Object { told, object, event } => {
                 let (form, told) = (self.form, *told);
                 let table = self.table();
-                let make = || wrap(told.as_str(), shown(&served, object, form, table)?, form.encoding);
+                let forms = self.stream.forms();
+                let make = || wrap(told.as_str(), shown(&served, object, form, table, forms)?, form.encoding);
                 // Tables hold ages and are told with or without columns, so their frames are made for each watch.
                 match event {
                     Some(event) if !matches!(form.shape, Shape::Table { .. }) => {
@@ -81,11 +82,11 @@ impl Frames {
     }
 }
 
-fn shown(served: &Served, object: &Object, form: Form, table: Option<Table>) -> Outcome<Vec<u8>> {
+fn shown(served: &Served, object: &Object, form: Form, table: Option<Table>, forms: &JsonForms) -> Outcome<Vec<u8>> {
     match (form.shape, table) {
         (Shape::Metadata { version }, _) => body::metadata(object, version, form.encoding),
         (_, Some(table)) => table.of_one(served, object),
-        _ => body::object(served, object, form.encoding),
+        _ => body::Pen::new(served, forms)?.object(object, form.encoding),
     }
 }
 

@@ -1,26 +1,28 @@
 //! Lists as bytes. Long ones are produced piece by piece while they are sent, so their memory does not grow with them.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use api::codec::envelope;
-use api::codec::transcode::ProtobufSplice;
 use api::projection::raw::{put_bytes, put_varint};
 use bytes::Bytes;
+use client::Object;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderValue, Response};
 use wire::{Body, BodyError};
 
+use super::body::{ITEM, Pen};
 use super::table::{Table, list_meta};
-use super::{Include, body, in_encoding, schema};
+use super::{Include, body, in_encoding};
 use crate::answer;
 use crate::catalog::Served;
-use crate::convert;
 use crate::negotiate::{Encoding, Form, MetaVersion, Shape};
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
 use crate::room::Place;
+use crate::server::ApiServer;
 use crate::verbs::list::Page;
 
 /// Lists whose stored bodies are longer together are streamed.
@@ -31,7 +33,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// The response with a list; the request keeps its place until the body is sent.
 pub(crate) fn respond(call: &Call<'_>, page: Page, form: Form, place: Place) -> Outcome<Response<Body>> {
     let stored: usize = page.items.iter().map(|object| object.body().len()).sum();
-    let writer = Writer::new(page, form, Include::read(call), place)?;
+    let writer = Writer::new(call, page, form, place)?;
     if stored < STREAM_BYTES_MIN || form.encoding == Encoding::Yaml || form.pretty {
         let mut whole = Vec::with_capacity(stored * 2 + 256);
         for piece in writer {
@@ -59,6 +61,7 @@ pub(crate) fn respond(call: &Call<'_>, page: Page, form: Form, place: Place) -> 
 
 /// Writes a list piece by piece.
 struct Writer {
+    server: Arc<ApiServer>,
     page: Page,
     form: Form,
     table: Table,
@@ -76,23 +79,23 @@ enum State {
 }
 
 impl Writer {
-    fn new(page: Page, form: Form, include: Include, place: Place) -> Outcome<Writer> {
+    fn new(call: &Call<'_>, page: Page, form: Form, place: Place) -> Outcome<Writer> {
         let version = match form.shape {
             Shape::Table { version } | Shape::Metadata { version } => version,
             Shape::Object => MetaVersion::V1,
         };
-        let table = Table { version, include, with_columns: true };
-        Ok(Writer { page, form, table, next: 0, state: State::Head, _place: place })
+        let table = Table { version, include: Include::read(call), with_columns: true };
+        Ok(Writer { server: call.server.clone(), page, form, table, next: 0, state: State::Head, _place: place })
     }
 
     fn list_meta(&self) -> String {
         list_meta(&body::revision_text(self.page.revision), &self.page.continue_token, self.page.remaining)
     }
 
-    fn head(&self, out: &mut Vec<u8>) -> Outcome<()> {
+    fn head(&self, pen: &Pen<'_>, out: &mut Vec<u8>) -> Outcome<()> {
         let served = &self.page.served;
         match (self.form.encoding, self.form.shape) {
-            (Encoding::Protobuf, _) => return self.protobuf_head(out),
+            (Encoding::Protobuf, _) => return self.protobuf_head(pen, out),
             (_, Shape::Table { .. }) => self.table.head(served, &self.list_meta(), out),
             (_, shape) => {
                 let (kind, api_version) = list_type(served, shape);
@@ -105,20 +108,20 @@ impl Writer {
         Ok(())
     }
 
-    fn item(&self, index: usize, out: &mut Vec<u8>) -> Outcome<()> {
+    fn item(&self, pen: &Pen<'_>, index: usize, out: &mut Vec<u8>) -> Outcome<()> {
         let (served, object) = (&self.page.served, &self.page.items[index]);
         if self.form.encoding == Encoding::Protobuf {
-            put_bytes(out, 2, &self.protobuf_item(index)?);
-            return Ok(());
+            if let Shape::Metadata { .. } = self.form.shape {
+                put_bytes(out, ITEM, &metadata_message(object)?);
+                return Ok(());
+            }
+            return pen.message_item(object, out);
         }
         if index > 0 {
             out.push(b',');
         }
         match self.form.shape {
-            Shape::Object => {
-                let message = schema(served.group, served.version, served.kind)?;
-                body::json_object(served, object, message, false, out)
-            }
+            Shape::Object => pen.item(object, out),
             Shape::Table { .. } => self.table.row(served, object, out),
             Shape::Metadata { version } => {
                 body::metadata_json(&object.tree().map_err(Refusal::internal)?, Some(version), out)
@@ -126,30 +129,15 @@ impl Writer {
         }
     }
 
-    fn protobuf_item(&self, index: usize) -> Outcome<Vec<u8>> {
-        let (served, object) = (&self.page.served, &self.page.items[index]);
-        if let Shape::Metadata { .. } = self.form.shape {
-            return body::metadata_message(&object.tree().map_err(Refusal::internal)?);
+    /// How long an item will be.
+    fn protobuf_item_len(&self, pen: &Pen<'_>, object: &Object) -> Outcome<usize> {
+        match self.form.shape {
+            Shape::Metadata { .. } => Ok(metadata_message(object)?.len()),
+            _ => pen.message_len(object),
         }
-        let message = schema(served.group, served.version, served.kind)?;
-        let mut out = Vec::with_capacity(object.body().len() + 32);
-        body::protobuf_message(served, object, message, &mut out)?;
-        Ok(out)
     }
 
-    /// How long an item will be; stored bodies are measured without being copied.
-    fn protobuf_item_len(&self, index: usize) -> Outcome<usize> {
-        let (served, object) = (&self.page.served, &self.page.items[index]);
-        if matches!(self.form.shape, Shape::Metadata { .. }) || !convert::is_stored(served) {
-            return Ok(self.protobuf_item(index)?.len());
-        }
-        let message = schema(served.group, served.version, served.kind)?;
-        let raw = body::raw(object)?;
-        let splice = ProtobufSplice::locate(raw, message).map_err(Refusal::internal)?;
-        Ok(splice.spliced_len(raw, &body::revision_text(object.revision())))
-    }
-
-    fn protobuf_head(&self, out: &mut Vec<u8>) -> Outcome<()> {
+    fn protobuf_head(&self, pen: &Pen<'_>, out: &mut Vec<u8>) -> Outcome<()> {
         let mut meta = Vec::new();
         put_bytes(&mut meta, 2, body::revision_text(self.page.revision).as_bytes());
         put_bytes(&mut meta, 3, self.page.continue_token.as_bytes());
@@ -160,9 +148,10 @@ impl Writer {
         let mut list = Vec::new();
         put_bytes(&mut list, 1, &meta);
         let mut length = list.len();
-        for index in 0..self.page.items.len() {
-            let item = self.protobuf_item_len(index)?;
-            let mut prefix = Vec::new();
+        let mut prefix = Vec::new();
+        for object in &self.page.items {
+            let item = self.protobuf_item_len(pen, object)?;
+            prefix.clear();
             put_varint(&mut prefix, item as u64);
             length += 1 + prefix.len() + item;
         }
@@ -181,12 +170,14 @@ impl Writer {
 
     fn piece(&mut self) -> Outcome<Vec<u8>> {
         let mut out = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+        let server = self.server.clone();
+        let pen = Pen::new(&self.page.served, &server.cache.json)?;
         if self.state == State::Head {
-            self.head(&mut out)?;
+            self.head(&pen, &mut out)?;
             self.state = State::Items;
         }
         while self.next < self.page.items.len() && out.len() < PIECE_BYTES {
-            self.item(self.next, &mut out)?;
+            self.item(&pen, self.next, &mut out)?;
             self.next += 1;
         }
         if self.next == self.page.items.len() {
@@ -210,6 +201,10 @@ impl Iterator for Writer {
         }
         Some(piece.map(Bytes::from))
     }
+}
+
+fn metadata_message(object: &Object) -> Outcome<Vec<u8>> {
+    body::metadata_message(&object.tree().map_err(Refusal::internal)?)
 }
 
 fn list_type(served: &Served, shape: Shape) -> (String, String) {

@@ -206,12 +206,12 @@ impl<'a> Write<'a> {
 
     fn prepare(&self, new: &mut Value, old: Option<&Value>, rules: &Rules<'_>) -> Outcome<()> {
         let def = self.served.def;
-        let faults = def.prepare(new, old, self.writer, rules).map_err(Refusal::internal)?;
+        let (faults, warnings) = def.judge(new, old, self.writer, rules).map_err(Refusal::internal)?;
         let name = meta::name(new).to_owned();
         if let Some(status) = faults.into_status(self.served.group, self.served.kind, &name) {
             return Err(status.into());
         }
-        self.call.warnings.add(def.warnings(new, old).map_err(Refusal::internal)?);
+        self.call.warnings.add(warnings);
         Ok(())
     }
 

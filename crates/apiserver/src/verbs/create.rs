@@ -28,15 +28,16 @@ pub(crate) async fn create(call: &Call<'_>, served: &Served, body: Bytes) -> Out
     meta::clear_resource_version(&mut tree);
     let generated = meta::name(&tree).is_empty() && !meta::generate_name(&tree).is_empty();
     let write = Write::new(call, served, &options, Writer::Create);
+    let answer = |object| Answer::Object { code: 201, served: *served, object };
+    if !generated {
+        return write.create(tree).await.map(answer);
+    }
     for attempt in 1.. {
-        let mut tree = tree.clone();
-        if generated {
-            let name = generated_name(meta::generate_name(&tree));
-            meta::set_name(&mut tree, &name);
-        }
-        match write.create(tree).await {
-            Err(refusal) if generated && refusal.0.is("AlreadyExists") && attempt < GENERATE_ATTEMPTS_MAX => {}
-            outcome => return outcome.map(|object| Answer::Object { code: 201, served: *served, object }),
+        let mut named = tree.clone();
+        meta::set_name(&mut named, &generated_name(meta::generate_name(&tree)));
+        match write.create(named).await {
+            Err(refusal) if refusal.0.is("AlreadyExists") && attempt < GENERATE_ATTEMPTS_MAX => {}
+            outcome => return outcome.map(answer),
         }
     }
     unreachable!("the last attempt returns")

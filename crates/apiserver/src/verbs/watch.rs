@@ -11,6 +11,7 @@ use stdx::Mono;
 use crate::answer::Answer;
 use crate::cache::{Event, Selection, Told, TooOld, Watcher};
 use crate::catalog::Served;
+use crate::forms::JsonForms;
 use crate::options::ReadOptions;
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
@@ -122,6 +123,11 @@ fn too_old(wanted: u64, oldest: u64) -> Refusal {
 }
 
 impl Stream {
+    /// What was encoded of objects so far.
+    pub(crate) fn forms(&self) -> &JsonForms {
+        &self.server.cache.json
+    }
+
     /// What the watch tells next; nothing at its end. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Item> {
         if let Some(object) = self.initial.pop_front() {
