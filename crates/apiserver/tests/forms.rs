@@ -331,3 +331,56 @@ async fn a_long_list_keeps_its_place_until_it_is_sent() {
     drop(body);
     assert_eq!(world.begin_as("slow", MAPS).await.0, 200);
 }
+
+#[tokio::test]
+async fn pods_of_a_node_are_found_without_the_others_and_in_chunks() {
+    let world = World::new().await;
+    world.create("/api/v1/namespaces", json!({"metadata": {"name": "other"}})).await.ok();
+    for namespace in ["default", "other"] {
+        world
+            .create(
+                &format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+                json!({"metadata": {"name": "default"}}),
+            )
+            .await;
+    }
+    let create = async |namespace: &str, name: &str, node: &str| {
+        let pod = json!({
+            "metadata": {"name": name},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": false},
+        });
+        world.create(&format!("/api/v1/namespaces/{namespace}/pods"), pod).await.ok();
+    };
+    let names = |list: &Json| -> Vec<String> {
+        let items = list["items"].as_array().expect("a list").iter();
+        items.map(|item| item["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    const ON_A: &str = "fieldSelector=spec.nodeName%3Da";
+    create("default", "one", "a").await;
+    create("default", "two", "b").await;
+    // Asked before and after the index is there.
+    assert_eq!(names(&world.get(&format!("/api/v1/pods?{ON_A}")).await.ok().json()), ["one"]);
+    create("default", "three", "a").await;
+    create("default", "none", "").await;
+    create("other", "four", "a").await;
+    assert_eq!(names(&world.get(&format!("/api/v1/pods?{ON_A}")).await.ok().json()), ["one", "three", "four"]);
+    let in_other = world.get(&format!("/api/v1/namespaces/other/pods?{ON_A}")).await.ok().json();
+    assert_eq!(names(&in_other), ["four"]);
+    let in_default = world.get(&format!("/api/v1/namespaces/default/pods?{ON_A}")).await.ok().json();
+    assert_eq!(names(&in_default), ["one", "three"]);
+    let (mut found, mut token) = (Vec::new(), String::new());
+    loop {
+        let chunk = world.get(&format!("/api/v1/pods?{ON_A}&limit=1&continue={token}")).await.ok().json();
+        found.extend(names(&chunk));
+        token = chunk["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, ["one", "three", "four"]);
+    let gone = "/api/v1/namespaces/default/pods/one?gracePeriodSeconds=0";
+    world.ask("DELETE", gone, Json::Null).await.ok();
+    assert_eq!(names(&world.get(&format!("/api/v1/pods?{ON_A}")).await.ok().json()), ["three", "four"]);
+    let unbound = world.get("/api/v1/pods?fieldSelector=spec.nodeName%3D").await.ok().json();
+    assert_eq!(names(&unbound), ["none"]);
+}

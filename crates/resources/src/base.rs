@@ -41,6 +41,7 @@ impl<T: 'static> ResourceDef<T> {
             facts,
             name_faults: names::subdomain_name,
             selectable: &[],
+            indexed: None,
             read_selectable: None,
             default: |_, _| {},
             reset: |_, _, _, _| {},

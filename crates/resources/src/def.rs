@@ -156,6 +156,8 @@ pub struct ResourceDef<T: 'static> {
     /// Faults of a name, in upstream's words; the empty list for a good one. `generate` is set for a `generateName` prefix.
     pub name_faults: fn(name: &str, generate: bool) -> Vec<String>,
     pub selectable: &'static [Selectable<T>],
+    /// The selectable field by which so many ask for their few objects that lists by it are answered from an index.
+    pub indexed: Option<&'static str>,
     /// Reads the same values from the stored form, for a kind whose every change is asked for them.
     pub read_selectable: Option<fn(Reader<'_>) -> Result<Vec<String>, ReadError>>,
     /// Fills what the user left out. Idempotent.
@@ -209,7 +211,9 @@ pub trait AnyResource: Send + Sync {
     fn selectable(&self) -> Vec<&'static str>;
     /// The values of the declared selectable fields, in the order of [`AnyResource::selectable`].
     fn selectable_values(&self, object: &Value) -> Result<Vec<String>, ShapeError>;
-    /// The same, from the stored form.
+    /// Where among the selectable fields the one stands by which objects are found without looking at all.
+    fn indexed(&self) -> Option<usize>;
+    /// The values of the selectable fields, from the stored form.
     fn read_selectable(&self, source: &Source<'_>) -> Result<Vec<String>, ReadError>;
     fn columns(&self) -> Vec<ColumnHead>;
     /// One cell per column.
@@ -270,6 +274,11 @@ impl<T: DeserializeOwned + Serialize + Metadata<Ty = ObjectMeta> + Send + Sync +
     fn selectable_values(&self, object: &Value) -> Result<Vec<String>, ShapeError> {
         let typed = self.typed(object)?;
         Ok(self.selectable.iter().map(|selectable| (selectable.value)(&typed)).collect())
+    }
+
+    fn indexed(&self) -> Option<usize> {
+        let wanted = self.indexed?;
+        self.selectable.iter().position(|selectable| selectable.field == wanted)
     }
 
     fn read_selectable(&self, source: &Source<'_>) -> Result<Vec<String>, ReadError> {

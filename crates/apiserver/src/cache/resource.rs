@@ -78,6 +78,52 @@ struct Hub {
     /// All events after this revision are in the window.
     floor: u64,
     topics: BTreeMap<TopicKey, Arc<Topic>>,
+    index: Option<Index>,
+}
+
+/// The current objects by the value of the field that their kind is indexed by; made when somebody asks for it first.
+struct Index {
+    place: usize,
+    by_value: BTreeMap<String, BTreeMap<Key, Arc<Object>>>,
+}
+
+impl Index {
+    fn of(def: &'static dyn AnyResource, place: usize, objects: &OrdMap<Key, Arc<Object>>) -> Index {
+        let mut index = Index { place, by_value: BTreeMap::new() };
+        objects.values().for_each(|object| index.add(def, object));
+        index
+    }
+
+    /// Objects without the value are many and nobody's; they are left out.
+    fn value<'o>(&self, def: &'static dyn AnyResource, object: &'o Object) -> Option<&'o str> {
+        Values::of(object, def).get(self.place).filter(|value| !value.is_empty())
+    }
+
+    fn add(&mut self, def: &'static dyn AnyResource, object: &Arc<Object>) {
+        if let Some(value) = self.value(def, object) {
+            let objects = self.by_value.entry(value.to_owned()).or_default();
+            objects.insert(object.key().clone(), object.clone());
+        }
+    }
+
+    fn remove(&mut self, def: &'static dyn AnyResource, object: &Object) {
+        let Some(value) = self.value(def, object) else { return };
+        if let Some(objects) = self.by_value.get_mut(value) {
+            objects.remove(object.key());
+            if objects.is_empty() {
+                self.by_value.remove(value);
+            }
+        }
+    }
+
+    fn follow(&mut self, def: &'static dyn AnyResource, event: &Event) {
+        if let Some(previous) = &event.previous {
+            self.remove(def, previous);
+        }
+        if let Some(object) = &event.object {
+            self.add(def, object);
+        }
+    }
 }
 
 impl ResourceCache {
@@ -88,7 +134,8 @@ impl ResourceCache {
         objects: OrdMap<Key, Arc<Object>>,
         revision: u64,
     ) -> ResourceCache {
-        let hub = Hub { window: VecDeque::new(), window_bytes: 0, floor: revision, topics: BTreeMap::new() };
+        let hub =
+            Hub { window: VecDeque::new(), window_bytes: 0, floor: revision, topics: BTreeMap::new(), index: None };
         ResourceCache {
             def,
             kind,
@@ -125,8 +172,25 @@ impl ResourceCache {
         // Under the lock, so that a watch that starts now sees these events either in the snapshot or in its topic.
         self.snapshot.store(Arc::new(next));
         for event in events {
+            if let Some(index) = &mut hub.index {
+                index.follow(self.def, &event);
+            }
             hub.publish(self.def, event);
         }
+    }
+
+    /// Those of the objects of the current `snapshot` whose indexed field has this value, in the order of their keys. None when that
+    /// is not known: the field (by its place in the declaration) is not the indexed one, or the snapshot is not current any more.
+    pub fn narrowed(&self, snapshot: &Arc<Snapshot>, place: usize, value: &str) -> Option<Vec<Arc<Object>>> {
+        if self.def.indexed() != Some(place) || value.is_empty() {
+            return None;
+        }
+        let mut hub = self.hub();
+        if !Arc::ptr_eq(snapshot, &self.snapshot()) {
+            return None;
+        }
+        let index = hub.index.get_or_insert_with(|| Index::of(self.def, place, &snapshot.objects));
+        Some(index.by_value.get(value).map(|objects| objects.values().cloned().collect()).unwrap_or_default())
     }
 
     /// Forgets everything and starts over with these objects; open watches end as too slow.
@@ -135,6 +199,7 @@ impl ResourceCache {
         self.snapshot.store(Arc::new(Snapshot { revision, objects }));
         hub.window.clear();
         hub.window_bytes = 0;
+        hub.index = None;
         hub.floor = revision;
         for topic in std::mem::take(&mut hub.topics).into_values() {
             topic.close();

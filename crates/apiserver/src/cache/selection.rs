@@ -107,14 +107,17 @@ impl Selection {
         })
     }
 
+    /// The first declared field (by its place in the declaration) that must have a certain value, and the value.
+    pub fn exact(&self) -> Option<(usize, &str)> {
+        self.declared.iter().enumerate().find_map(|(place, field)| Some((place, self.fields.exact(field)?)))
+    }
+
     /// Where a watch with this selection listens: at its narrowest restriction.
     pub fn topic(&self) -> TopicKey {
         if let Some(name) = &self.name {
             return TopicKey::Name(name.clone());
         }
-        let exact =
-            self.declared.iter().enumerate().find_map(|(place, field)| Some((place, self.fields.exact(field)?)));
-        match exact {
+        match self.exact() {
             Some((place, value)) => TopicKey::Field(place, value.to_owned()),
             None if self.namespace.is_empty() => TopicKey::All,
             None => TopicKey::Namespace(self.namespace.clone()),

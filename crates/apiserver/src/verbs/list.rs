@@ -43,7 +43,17 @@ pub(crate) async fn page(call: &Call<'_>, served: &Served, options: &ReadOptions
     };
     let prefix = prefix(&selection);
     let start = start.map(|start| format!("{prefix}{start}"));
-    Ok(cut(*served, &snapshot, revision, &selection, start.as_deref(), options.limit))
+    let narrowed = selection.exact().and_then(|(place, value)| resource.narrowed(&snapshot, place, value));
+    let chunk = Chunk { served: *served, revision, selection: &selection, limit: options.limit };
+    let lower = start.as_deref().unwrap_or(&prefix);
+    Ok(match narrowed {
+        Some(narrowed) => chunk.cut(narrowed.iter().filter(|object| object.key().as_str() >= lower), prefix.len()),
+        None if selection.name.is_some() => chunk.named(&snapshot),
+        None => {
+            let range = (Bound::Included(lower), Bound::<&str>::Unbounded);
+            chunk.cut(snapshot.objects.range::<_, str>(range).map(|(_, object)| object), prefix.len())
+        }
+    })
 }
 
 /// What the keys of the selected objects begin with.
@@ -118,48 +128,52 @@ fn too_old_to_continue(start: &str) -> Refusal {
     status.into()
 }
 
-/// Cuts a chunk out of a snapshot.
-fn cut(
+/// A chunk of a list that is to be made.
+struct Chunk<'a> {
     served: Served,
-    snapshot: &Snapshot,
     revision: u64,
-    selection: &Selection,
-    start: Option<&str>,
+    selection: &'a Selection,
     limit: usize,
-) -> Page {
-    let prefix = prefix(selection);
-    let mut page = Page { served, revision, items: Vec::new(), continue_token: String::new(), remaining: None };
-    if let (Some(name), true) = (&selection.name, served.is_namespaced() && selection.namespace.is_empty()) {
-        let named = snapshot.objects.values().filter(|object| object.name() == name.as_str());
-        page.items = named.filter(|object| selection.matches(object)).cloned().collect();
-        return page;
+}
+
+impl Chunk<'_> {
+    fn page(&self, items: Vec<Arc<Object>>) -> Page {
+        Page { served: self.served, revision: self.revision, items, continue_token: String::new(), remaining: None }
     }
-    if let Some(name) = &selection.name {
+
+    /// The selected objects of one name.
+    fn named(&self, snapshot: &Snapshot) -> Page {
+        let Chunk { served, selection, .. } = self;
+        let name = selection.name.as_deref().unwrap_or_default();
+        let is_it = |object: &&Arc<Object>| selection.matches(object);
+        if served.is_namespaced() && selection.namespace.is_empty() {
+            return self.page(snapshot.objects.values().filter(is_it).cloned().collect());
+        }
         let found = snapshot.objects.get(&Key::new(&selection.namespace, name));
-        page.items = found.filter(|object| selection.matches(object)).cloned().into_iter().collect();
-        return page;
+        self.page(found.filter(is_it).cloned().into_iter().collect())
     }
-    let lower = start.unwrap_or(&prefix);
-    let range = (Bound::Included(lower), Bound::<&str>::Unbounded);
-    let mut candidates = snapshot
-        .objects
-        .range::<_, str>(range)
-        .map(|(_, object)| object)
-        .take_while(|object| prefix.is_empty() || object.namespace() == selection.namespace);
-    for object in candidates.by_ref().filter(|object| selection.is_plain() || selection.matches(object)) {
-        page.items.push(object.clone());
-        if limit > 0 && page.items.len() == limit {
-            break;
+
+    /// Cuts the chunk out of `candidates`, which come in the order of their keys and are selected ones and others; those of the
+    /// namespace, if one is selected, come first. `prefix` bytes of the keys are the namespace's.
+    fn cut<'o>(&self, candidates: impl Iterator<Item = &'o Arc<Object>>, prefix: usize) -> Page {
+        let selection = self.selection;
+        let mut candidates = candidates.take_while(|object| prefix == 0 || object.namespace() == selection.namespace);
+        let mut page = self.page(Vec::new());
+        for object in candidates.by_ref().filter(|object| selection.is_plain() || selection.matches(object)) {
+            page.items.push(object.clone());
+            if self.limit > 0 && page.items.len() == self.limit {
+                break;
+            }
         }
-    }
-    if limit > 0 && page.items.len() == limit {
-        let left = if selection.is_plain() { candidates.count() } else { usize::from(candidates.next().is_some()) };
-        if left > 0 {
-            let last = page.items.last().map_or("", |object| object.key().as_str());
-            let start = format!("{}\0", &last[prefix.len()..]);
-            page.continue_token = ContinueToken { revision: Some(revision), start }.encode();
-            page.remaining = selection.is_plain().then_some(left as u64);
+        if self.limit > 0 && page.items.len() == self.limit {
+            let left = if selection.is_plain() { candidates.count() } else { usize::from(candidates.next().is_some()) };
+            if left > 0 {
+                let last = page.items.last().map_or("", |object| object.key().as_str());
+                let start = format!("{}\0", &last[prefix..]);
+                page.continue_token = ContinueToken { revision: Some(self.revision), start }.encode();
+                page.remaining = selection.is_plain().then_some(left as u64);
+            }
         }
+        page
     }
-    page
 }

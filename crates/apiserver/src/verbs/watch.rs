@@ -106,8 +106,12 @@ pub(crate) async fn stream(call: &Call<'_>, served: &Served, options: &ReadOptio
             };
             let (snapshot, watcher) = resource.watch_from_now(selection.clone());
             if from_state {
-                stream.initial =
-                    snapshot.objects.values().filter(|object| selection.matches(object)).cloned().collect();
+                let narrowed = selection.exact().and_then(|(place, value)| resource.narrowed(&snapshot, place, value));
+                let is_selected = |object: &&Arc<Object>| selection.matches(object);
+                stream.initial = match &narrowed {
+                    Some(narrowed) => narrowed.iter().filter(is_selected).cloned().collect(),
+                    None => snapshot.objects.values().filter(is_selected).cloned().collect(),
+                };
             }
             if options.send_initial_events == Some(true) && options.bookmarks {
                 stream.announce = Some(reached.max(snapshot.revision));

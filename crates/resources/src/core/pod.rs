@@ -60,6 +60,7 @@ pub static POD: ResourceDef<Pod> = ResourceDef {
             value: |pod| pod.status.as_ref().map_or("", |status| text(&status.nominated_node_name)).to_owned(),
         },
     ],
+    indexed: Some("spec.nodeName"),
     read_selectable: Some(selectable::read),
     default: defaults::pod,
     reset: reset::reset,
