@@ -1,5 +1,6 @@
 //! What several components decide about one object, each question answered in one place.
 
+pub mod affinity;
 pub mod conditions;
 pub mod hash;
 pub mod names;

@@ -147,6 +147,19 @@ impl PodResources {
         total
     }
 
+    /// The same, where each container asks for at least something of what `missing` names.
+    pub fn requests_or(&self, missing: &Resources) -> Resources {
+        let mut filled = self.clone();
+        for container in &mut filled.containers {
+            for (name, amount) in missing.iter() {
+                if container.requests.get(name).is_none() {
+                    container.requests.set(name, amount);
+                }
+            }
+        }
+        filled.requests()
+    }
+
     /// What the pod may use at most, of those resources that it limits.
     pub fn limits(&self) -> Resources {
         let mut total = self.total(|container| &container.limits);

@@ -3,10 +3,13 @@
 //! A projection is written once and read from protobuf and JSON alike: it names the fields it wants in a table of
 //! (protobuf number, JSON name), and a [`Reader`] hands it each of them. All other fields are skipped undecoded.
 
+mod affinity;
+mod budget;
 mod meta;
 mod node;
 mod pod;
 pub mod raw;
+mod selecting;
 mod service;
 mod slice;
 
@@ -18,6 +21,8 @@ use crate::quantity::Quantity;
 use crate::selector::LabelSet;
 use crate::value::Value;
 
+pub use affinity::{AffinityLite, NameRequirement, NodeTerm, PodTerm, PodTerms, SpreadLite};
+pub use budget::BudgetLite;
 pub use meta::{Meta, Owner};
 pub use node::{Address, NodeImage, NodeLite, Taint};
 pub use pod::{
@@ -25,6 +30,7 @@ pub use pod::{
     PodSpecLite, PodStatusLite, Toleration,
 };
 pub use raw::{Envelope, Raw, RawError, RawField, RawFields, envelope};
+pub use selecting::{ReplicationControllerLite, SelectingLite};
 pub use service::{ServiceLite, ServicePort, ServiceTraffic};
 pub use slice::{SERVICE_NAME, SliceEndpoint, SliceLite, SlicePort};
 

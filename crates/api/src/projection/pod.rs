@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::affinity::{AffinityLite, SpreadLite, affinity, spread};
 use super::node::resources;
 use super::{Condition, Fields, Meta, Projection, ReadError, Reader, Texts};
 use crate::decide::resources::{ContainerResources, PodResources, Stage};
@@ -65,6 +66,11 @@ pub struct PodSpecLite {
     pub readiness_gates: Vec<Box<str>>,
     /// While there are any, the pod is not placed.
     pub scheduling_gates: Vec<Box<str>>,
+    /// Where the pod wants to be.
+    pub affinity: Option<Box<AffinityLite>>,
+    pub spread: Vec<SpreadLite>,
+    /// The pod pushes no others out: `preemptionPolicy` is `Never`.
+    pub never_preempts: bool,
 }
 
 /// Which list of `status` a container stands in.
@@ -139,11 +145,14 @@ pub(super) const SPEC: &Fields = &[
     (11, "hostNetwork"),
     (16, "hostname"),
     (17, "subdomain"),
+    (18, "affinity"),
     (19, "schedulerName"),
     (22, "tolerations"),
     (25, "priority"),
     (28, "readinessGates"),
+    (31, "preemptionPolicy"),
     (32, "overhead"),
+    (33, "topologySpreadConstraints"),
     (38, "schedulingGates"),
     (40, "resources"),
 ];
@@ -205,7 +214,10 @@ impl PodSpecLite {
                 "tolerations" => self.tolerations.push(toleration(value)?),
                 "priority" => self.priority = value.int32()?,
                 "readinessGates" => gate(value, READINESS_GATE, &mut self.readiness_gates)?,
+                "affinity" => self.affinity = Some(Box::new(affinity(value)?)),
+                "preemptionPolicy" => self.never_preempts = value.text()? == "Never",
                 "overhead" => resources(value, &mut self.resources.overhead)?,
+                "topologySpreadConstraints" => self.spread.push(spread(value)?),
                 "schedulingGates" => gate(value, SCHEDULING_GATE, &mut self.scheduling_gates)?,
                 _ => read_resources(value, self.resources.pod.get_or_insert_default())?,
             }

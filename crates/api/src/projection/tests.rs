@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use super::*;
 use crate::decide::resources::Stage;
 use crate::schema::{self, Message};
+use crate::selector::Selector;
 
 fn tree(json: &str) -> Value {
     serde_json::from_str(json).expect("JSON")
@@ -45,6 +46,19 @@ const POD: &str = r#"{
     "initContainers": [{"name": "i", "image": "j"}, {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}}],
     "containers": [{"name": "c", "image": "d", "ports": [{"name": "http", "containerPort": 3000, "hostPort": 80, "protocol": "TCP"}],
       "resources": {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}}}],
+    "affinity": {
+      "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+          {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}], "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}]},
+          {"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["many"]}]}]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 5, "preference": {"matchExpressions": [{"key": "z", "operator": "Exists"}]}}]},
+      "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {"matchLabels": {"app": "db"}}, "topologyKey": "zone",
+        "namespaces": ["m"], "namespaceSelector": {}}]},
+      "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "podAffinityTerm": {"topologyKey": "host"}}]}},
+    "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "minDomains": 3,
+      "labelSelector": {"matchLabels": {"b": "c"}, "matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]},
+      "nodeAffinityPolicy": "Ignore", "nodeTaintsPolicy": "Honor"}, {"maxSkew": 1, "topologyKey": "host", "whenUnsatisfiable": "ScheduleAnyway"}],
+    "preemptionPolicy": "Never",
     "readinessGates": [{"conditionType": "x/y"}], "schedulingGates": [{"name": "g"}], "overhead": {"cpu": "10m"}
   },
   "status": {
@@ -82,6 +96,25 @@ fn reads_pods() {
     assert_eq!(spec.resources.requests().get("cpu"), Some(quantity("360m")));
     assert_eq!(spec.resources.limits().get("memory"), Some(quantity("128Mi")));
     assert_eq!((&*spec.readiness_gates[0], &*spec.scheduling_gates[0]), ("x/y", "g"));
+    let affinity = spec.affinity.as_ref().expect("an affinity");
+    let terms = affinity.node_required.as_ref().expect("required terms");
+    assert_eq!((terms[0].labels[0].to_string(), terms[0].broken), ("disk in (ssd)".to_owned(), false));
+    assert_eq!((terms[0].names[0].is_in, &*terms[0].names[0].names[0]), (false, "n1"));
+    assert!(terms[1].broken, "what is compared with a number must be one");
+    assert_eq!((affinity.node_preferred[0].0, affinity.node_preferred[0].1.labels[0].key()), (5, "z"));
+    let near = &affinity.pod.required[0];
+    assert_eq!((near.selector.to_string(), &*near.namespaces[0], &*near.topology_key), ("app=db".into(), "m", "zone"));
+    assert_eq!(near.namespace_selector, Some(Selector::EVERYTHING));
+    let (weight, apart) = &affinity.anti.preferred[0];
+    assert_eq!((*weight, &apart.selector, &apart.namespace_selector), (7, &Selector::Nothing, &None));
+    let [hard, soft] = spec.spread.as_slice() else { panic!("{:?}", spec.spread) };
+    assert_eq!(
+        (hard.max_skew, hard.is_hard, hard.min_domains, hard.selector.to_string()),
+        (2, true, 3, "!a,b=c".into())
+    );
+    assert_eq!((hard.honors_affinity, hard.honors_taints), (false, true));
+    assert_eq!((soft.is_hard, soft.min_domains, soft.honors_affinity, soft.honors_taints), (false, 1, true, false));
+    assert!(spec.never_preempts);
     let status = &pod.status;
     assert_eq!(
         (&*status.phase, &*status.reason, &*status.nominated_node, &*status.qos_class),
@@ -97,6 +130,27 @@ fn reads_pods() {
     assert_eq!(main.state, ContainerState::Running { started: time("2024-01-02T03:04:09Z") });
     assert_eq!(main.last, Some(ContainerState::Waiting { reason: "CrashLoopBackOff".into() }));
     assert_eq!((main.ready, main.started, main.restart_count, &*main.container_id), (true, true, 2, "x://1"));
+}
+
+#[test]
+fn reads_what_selects_pods() {
+    let budget: BudgetLite = projected(
+        "policy",
+        "v1",
+        "PodDisruptionBudget",
+        r#"{"metadata":{"name":"b"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"a":"b"}}},
+            "status":{"disruptionsAllowed":2,"currentHealthy":3,"desiredHealthy":1,"expectedPods":3,"disruptedPods":{"p":"2024-01-02T03:04:05Z"}}}"#,
+    );
+    assert_eq!((budget.selector.to_string(), budget.disruptions_allowed), ("a=b".to_owned(), 2));
+    assert_eq!(budget.disrupted_pods, ["p".into()]);
+    for kind in ["ReplicaSet", "StatefulSet"] {
+        let json = r#"{"metadata":{"name":"r"},"spec":{"selector":{"matchLabels":{"a":"b"}}}}"#;
+        let set: SelectingLite = projected("apps", "v1", kind, json);
+        assert_eq!(set.selector.to_string(), "a=b");
+    }
+    let controller: ReplicationControllerLite =
+        projected("", "v1", "ReplicationController", r#"{"metadata":{"name":"r"},"spec":{"selector":{"a":"b"}}}"#);
+    assert_eq!(controller.selector, Texts::from_iter([("a", "b")]));
 }
 
 #[test]
@@ -228,6 +282,22 @@ fn tables_agree_with_the_schema() {
     agrees(core("Pod"), super::meta::OBJECT);
     agrees(meta("ObjectMeta"), super::meta::META);
     agrees(meta("OwnerReference"), super::meta::OWNER);
+    agrees(meta("LabelSelector"), affinity::SELECTOR);
+    agrees(meta("LabelSelectorRequirement"), affinity::REQUIREMENT);
+    let other = |name: &str| schema::message(&format!("io.k8s.api.{name}")).expect("a message");
+    for (name, fields) in [
+        ("policy.v1.PodDisruptionBudget", budget::BUDGET),
+        ("policy.v1.PodDisruptionBudgetSpec", budget::SPEC),
+        ("policy.v1.PodDisruptionBudgetStatus", budget::STATUS),
+        ("apps.v1.ReplicaSet", selecting::OBJECT),
+        ("apps.v1.ReplicaSetSpec", selecting::SPEC),
+        ("apps.v1.StatefulSet", selecting::OBJECT),
+        ("apps.v1.StatefulSetSpec", selecting::SPEC),
+        ("core.v1.ReplicationController", selecting::OBJECT),
+        ("core.v1.ReplicationControllerSpec", selecting::SPEC),
+    ] {
+        agrees(other(name), fields);
+    }
     for (name, fields) in [
         ("Pod", pod::POD),
         ("PodSpec", pod::SPEC),
@@ -237,6 +307,17 @@ fn tables_agree_with_the_schema() {
         ("ContainerPort", pod::CONTAINER_PORT),
         ("ResourceRequirements", pod::RESOURCES),
         ("Toleration", pod::TOLERATION),
+        ("Affinity", affinity::AFFINITY),
+        ("NodeAffinity", affinity::TERMS),
+        ("NodeSelector", affinity::NODE_SELECTOR),
+        ("NodeSelectorTerm", affinity::NODE_TERM),
+        ("NodeSelectorRequirement", affinity::REQUIREMENT),
+        ("PreferredSchedulingTerm", affinity::PREFERRED_NODE),
+        ("PodAffinity", affinity::TERMS),
+        ("PodAntiAffinity", affinity::TERMS),
+        ("WeightedPodAffinityTerm", affinity::PREFERRED_POD),
+        ("PodAffinityTerm", affinity::POD_TERM),
+        ("TopologySpreadConstraint", affinity::SPREAD),
         ("PodStatus", pod::STATUS),
         ("PodIP", pod::POD_IP),
         ("PodCondition", pod::CONDITION),

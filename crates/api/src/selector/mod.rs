@@ -224,6 +224,15 @@ impl Selector {
         Selector::All(requirements)
     }
 
+    /// Selects what this selects and what meets the requirements as well.
+    #[must_use]
+    pub fn and(self, more: impl IntoIterator<Item = Requirement>) -> Selector {
+        let Selector::All(mut requirements) = self else { return Selector::Nothing };
+        requirements.extend(more);
+        requirements.sort_by(|left, right| left.key.cmp(&right.key));
+        Selector::All(requirements)
+    }
+
     /// What a `LabelSelector` selects: nothing if absent, everything if empty.
     pub fn from_object(selector: Option<&LabelSelector>) -> Result<Selector, SelectorError> {
         let Some(selector) = selector else { return Ok(Selector::Nothing) };
