@@ -95,8 +95,7 @@ impl ControlPlane {
         controllers::start(&runner);
         let scheduler = scheduler::run::Options {
             client: Client::new(self.server.in_process(User::new("system:kube-scheduler", &[])), "kube-scheduler"),
-            pods: self.caches.of(reconcile::plan::kinds::PODS),
-            nodes: self.caches.of(reconcile::plan::kinds::NODES),
+            caches: self.caches.clone(),
             tasks: tasks.clone(),
         };
         tasks.spawn("scheduler", scheduler::run::run(scheduler));

@@ -10,6 +10,10 @@ use api::projection::PodLite;
 use client::Object;
 use stdx::Mono;
 
+use crate::nodes::Nodes;
+use crate::plugin::Change;
+use crate::plugins;
+
 /// First wait after a failed try. Upstream: `podInitialBackoffSeconds`.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// Longest wait. Upstream: `podMaxBackoffSeconds`.
@@ -19,15 +23,6 @@ const HOPELESS_LIMIT: Duration = Duration::from_secs(300);
 
 /// In place of a plugin's name: the pod asks for something that no change of the cluster brings.
 pub const UNSUPPORTED: &str = "UnsupportedField";
-
-/// What may give a pod without hope a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hint {
-    /// A node appeared, or one has more room, fewer taints or other labels.
-    Node,
-    /// A pod left a node.
-    Room,
-}
 
 /// The order in which pods are tried: higher priority first, then the one that waits longer.
 type Rank = (std::cmp::Reverse<i32>, u64);
@@ -43,8 +38,11 @@ struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Ready,
-    /// Until then.
+    /// Until then, having been given hope again: when no other pod is ready, it need not wait so long. Upstream:
+    /// `SchedulerPopFromBackoffQ`.
     BackingOff(Mono),
+    /// Until then, after a fault that was not the pod's.
+    Resting(Mono),
     /// Since then, refused by these plugins.
     Hopeless(Mono, Vec<&'static str>),
     /// It is just being tried; whether something changed meanwhile.
@@ -58,6 +56,10 @@ enum Place {
 pub struct Queue {
     pods: BTreeMap<Box<str>, Waiting>,
     ready: BTreeSet<(Rank, Box<str>)>,
+    /// Those that back off, by when they are ready.
+    backing_off: BTreeSet<(Mono, Box<str>)>,
+    hopeless: BTreeSet<Box<str>>,
+    tried: BTreeSet<Box<str>>,
     /// When pods become ready although nothing changes.
     due: BTreeSet<(Mono, Box<str>)>,
     arrivals: u64,
@@ -70,7 +72,7 @@ impl Waiting {
 
     fn due(&self) -> Option<Mono> {
         match self.place {
-            Place::BackingOff(until) => Some(until),
+            Place::BackingOff(until) | Place::Resting(until) => Some(until),
             Place::Hopeless(since, _) => Some(since + HOPELESS_LIMIT),
             Place::Ready | Place::Tried { .. } => None,
         }
@@ -108,7 +110,8 @@ impl Queue {
         while let Some((_, uid)) = self.due.first().filter(|(due, _)| *due <= now).cloned() {
             self.place(&uid, |waiting| waiting.place = Place::Ready);
         }
-        let (_, uid) = self.ready.first().cloned()?;
+        let ready = self.ready.first().map(|(_, uid)| uid.clone());
+        let uid = ready.or_else(|| self.backing_off.first().map(|(_, uid)| uid.clone()))?;
         self.place(&uid, |waiting| waiting.place = Place::Tried { changed: false });
         self.pods.get(&uid).map(|waiting| waiting.object.clone())
     }
@@ -127,24 +130,29 @@ impl Queue {
     pub fn retry(&mut self, uid: &str, now: Mono) {
         self.place(uid, |waiting| {
             waiting.tries += 1;
-            waiting.place = Place::BackingOff(now + backoff(waiting.tries));
+            waiting.place = Place::Resting(now + backoff(waiting.tries));
         });
     }
 
+    /// Gives a pod another try, whatever refused it.
+    pub fn wake(&mut self, uid: &str, now: Mono) {
+        self.place(uid, |waiting| wake(waiting, now));
+    }
+
     /// Something changed: wakes the pods it may help. Upstream: queueing hints.
-    pub fn hint(&mut self, hint: Hint, now: Mono) {
-        let helps = |plugins: &[&str]| match hint {
-            Hint::Node => !plugins.contains(&UNSUPPORTED),
-            Hint::Room => plugins.contains(&"NodeResourcesFit"),
-        };
-        let mut woken = Vec::new();
-        for (uid, waiting) in &mut self.pods {
-            match &mut waiting.place {
-                Place::Hopeless(_, plugins) if helps(plugins) => woken.push(uid.clone()),
-                Place::Tried { changed } => *changed = true,
-                _ => {}
+    pub fn hint(&mut self, change: &Change<'_>, nodes: &Nodes, now: Mono) {
+        for uid in &self.tried {
+            if let Some(Waiting { place: Place::Tried { changed }, .. }) = self.pods.get_mut(uid) {
+                *changed = true;
             }
         }
+        let is_helped = |uid: &&Box<str>| match self.pods.get(*uid) {
+            Some(Waiting { place: Place::Hopeless(_, refused_by), object, .. }) => {
+                helps(refused_by, object.project(), change, nodes)
+            }
+            _ => false,
+        };
+        let woken: Vec<Box<str>> = self.hopeless.iter().filter(is_helped).cloned().collect();
         for uid in woken {
             self.place(&uid, |waiting| wake(waiting, now));
         }
@@ -166,7 +174,13 @@ impl Queue {
     /// Takes a pod out of all three sets.
     fn lift(&mut self, uid: &str) -> Option<Waiting> {
         let waiting = self.pods.remove(uid)?;
-        self.ready.remove(&(waiting.rank(), uid.into()));
+        match waiting.place {
+            Place::Ready => drop(self.ready.remove(&(waiting.rank(), uid.into()))),
+            Place::BackingOff(until) => drop(self.backing_off.remove(&(until, uid.into()))),
+            Place::Hopeless(..) => drop(self.hopeless.remove(uid)),
+            Place::Tried { .. } => drop(self.tried.remove(uid)),
+            Place::Resting(_) => {}
+        }
         if let Some(due) = waiting.due() {
             self.due.remove(&(due, uid.into()));
         }
@@ -175,8 +189,12 @@ impl Queue {
 
     /// Puts a pod where its place says.
     fn put(&mut self, uid: Box<str>, waiting: Waiting) {
-        if waiting.place == Place::Ready {
-            self.ready.insert((waiting.rank(), uid.clone()));
+        match waiting.place {
+            Place::Ready => drop(self.ready.insert((waiting.rank(), uid.clone()))),
+            Place::BackingOff(until) => drop(self.backing_off.insert((until, uid.clone()))),
+            Place::Hopeless(..) => drop(self.hopeless.insert(uid.clone())),
+            Place::Tried { .. } => drop(self.tried.insert(uid.clone())),
+            Place::Resting(_) => {}
         }
         if let Some(due) = waiting.due() {
             self.due.insert((due, uid.clone()));
@@ -190,6 +208,12 @@ fn wake(waiting: &mut Waiting, now: Mono) {
     let Place::Hopeless(since, _) = waiting.place else { return };
     let until = since + backoff(waiting.tries);
     waiting.place = if until <= now { Place::Ready } else { Place::BackingOff(until) };
+}
+
+/// Whether one of the plugins that refused the pod cares about the change; where there was no node to refuse it, any may.
+fn helps(refused_by: &[&'static str], pod: &PodLite, change: &Change<'_>, nodes: &Nodes) -> bool {
+    let cares = |name: &&str| plugins::named(name).is_some_and(|plugin| plugin.helps(pod, change, nodes));
+    refused_by.is_empty() || refused_by.iter().any(cares)
 }
 
 fn backoff(tries: u32) -> Duration {

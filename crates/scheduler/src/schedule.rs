@@ -1,14 +1,12 @@
 //! The decision: which node, or why none. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use api::projection::PodLite;
-
-use crate::nodes::{NodeInfo, Nodes};
-use crate::plugin::{Judge, Normalization, Plugin, Verdict};
-
-/// The best score.
-const SCORE_MAX: i64 = 100;
+use crate::case::{Case, Profile};
+use crate::nodes::Nodes;
+use crate::plugin::Refusal;
+use crate::subject::Subject;
 
 /// Where a pod goes, or why nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,86 +16,71 @@ pub enum Decision {
     Nowhere(Misfit),
 }
 
-/// Why no node will do, by node: what explanations are made of.
+/// Why one node will not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeMisfit {
+    pub slot: usize,
+    pub name: Box<str>,
+    /// The first plugin that refused it.
+    pub plugin: &'static str,
+    pub refusal: Refusal,
+}
+
+/// Why no node will do: what messages and preemption are made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Misfit {
-    /// By node: the plugin that refused it and its reasons.
-    pub nodes: BTreeMap<Box<str>, (&'static str, Vec<String>)>,
+    /// How many nodes there are.
+    pub total: usize,
+    pub nodes: Vec<NodeMisfit>,
+    /// Why all the nodes that are not listed will not do, and who says so.
+    pub unnamed: Option<(&'static str, Cow<'static, str>)>,
+    /// Why the pod can run nowhere, whatever the nodes are, and who says so.
+    pub overall: Option<(&'static str, Cow<'static, str>)>,
 }
 
 impl Misfit {
     /// Upstream's sentence: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
     pub fn message(&self) -> String {
-        if self.nodes.is_empty() {
+        if self.total == 0 {
             return "no nodes available to schedule pods".into();
         }
+        if let Some((_, reason)) = &self.overall {
+            return format!("0/{} nodes are available: {reason}.", self.total);
+        }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for reason in self.nodes.values().flat_map(|(_, reasons)| reasons) {
+        for reason in self.nodes.iter().flat_map(|node| &node.refusal.reasons) {
             *counts.entry(reason).or_default() += 1;
+        }
+        if let Some((_, reason)) = &self.unnamed
+            && self.nodes.len() < self.total
+        {
+            *counts.entry(reason).or_default() += self.total - self.nodes.len();
         }
         let mut texts: Vec<String> = counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         texts.sort();
-        format!("0/{} nodes are available: {}.", self.nodes.len(), texts.join(", "))
+        format!("0/{} nodes are available: {}.", self.total, texts.join(", "))
     }
 
     /// The plugins that refused some node: only what they care about can help.
-    pub fn plugins(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.nodes.values().map(|(plugin, _)| *plugin)
+    pub fn plugins(&self) -> Vec<&'static str> {
+        let others = [&self.unnamed, &self.overall].into_iter().flatten().map(|(plugin, _)| *plugin);
+        let mut plugins: Vec<&'static str> = self.nodes.iter().map(|node| node.plugin).chain(others).collect();
+        plugins.sort_unstable();
+        plugins.dedup();
+        plugins
     }
 }
 
-/// Chooses among `nodes`; of equally good ones, the one that `tie` (a random number) picks.
-pub fn schedule(pod: &PodLite, nodes: &Nodes, plugins: &[&dyn Plugin], tie: u64) -> Decision {
-    let judges: Vec<(&dyn Plugin, Box<dyn Judge + '_>)> =
-        plugins.iter().filter_map(|plugin| Some((*plugin, plugin.judge(pod, nodes)?))).collect();
-    let mut misfit = Misfit::default();
-    let mut fitting: Vec<&NodeInfo> = Vec::new();
-    for node in nodes.iter() {
-        let refusal = judges.iter().find_map(|(plugin, judge)| match judge.filter(node) {
-            Verdict::Fits => None,
-            Verdict::Unfit(reasons) => Some((plugin.name(), reasons)),
-        });
-        match refusal {
-            None => fitting.push(node),
-            Some(refusal) => drop(misfit.nodes.insert(node.name.clone(), refusal)),
-        }
-    }
-    match best(&judges, &fitting, tie) {
-        Some(node) => Decision::Node(node.name.clone()),
-        None => Decision::Nowhere(misfit),
-    }
+/// Chooses a node for a pod; of equally good ones, the one that `tie` (a random number) picks.
+pub fn schedule(subject: &Subject, nodes: &Nodes, plugins: Profile, tie: u64) -> Decision {
+    decide(&mut Case::new(subject.clone(), nodes, plugins), subject, nodes, tie)
 }
 
-fn best<'n>(judges: &[(&dyn Plugin, Box<dyn Judge + '_>)], nodes: &[&'n NodeInfo], tie: u64) -> Option<&'n NodeInfo> {
-    if nodes.len() <= 1 {
-        return nodes.first().copied();
-    }
-    let mut totals = vec![0i64; nodes.len()];
-    for (plugin, judge) in judges {
-        let Some(mut scores) = nodes.iter().map(|node| judge.score(node)).collect::<Option<Vec<i64>>>() else {
-            continue;
-        };
-        normalize(&mut scores, judge.normalization());
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * plugin.weight();
-        }
-    }
-    let most = *totals.iter().max()?;
-    let winners: Vec<&NodeInfo> =
-        nodes.iter().zip(&totals).filter(|(_, total)| **total == most).map(|(node, _)| *node).collect();
-    let chosen = usize::try_from(tie % winners.len() as u64).unwrap_or(0);
-    winners.get(chosen).copied()
-}
-
-/// Upstream: `DefaultNormalizeScore`.
-fn normalize(scores: &mut [i64], normalization: Normalization) {
-    if normalization == Normalization::None {
-        return;
-    }
-    let most = scores.iter().copied().max().unwrap_or(0);
-    for score in scores {
-        let share = if most == 0 { 0 } else { *score * SCORE_MAX / most };
-        *score = SCORE_MAX - share;
+/// The same by what was worked out before.
+pub fn decide(case: &mut Case, subject: &Subject, nodes: &Nodes, tie: u64) -> Decision {
+    match case.choose(subject, nodes, tie) {
+        Some(slot) => Decision::Node(nodes.at(slot).name.clone()),
+        None => Decision::Nowhere(case.misfit(subject, nodes)),
     }
 }
 

@@ -5,15 +5,7 @@
 use api::value::Value;
 
 /// Paths of the fields.
-pub const UNHONOURED: &[&str] = &[
-    "spec.affinity.nodeAffinity",
-    "spec.affinity.podAffinity",
-    "spec.affinity.podAntiAffinity",
-    "spec.topologySpreadConstraints",
-    "spec.resourceClaims",
-    "spec.schedulingGroup",
-    "spec.workloadRef",
-];
+pub const UNHONOURED: &[&str] = &["spec.resourceClaims", "spec.schedulingGroup", "spec.workloadRef"];
 
 /// The paths of the fields that `pod` uses although they are not honoured.
 pub fn used(pod: &Value) -> Vec<&'static str> {

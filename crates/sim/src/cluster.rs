@@ -5,7 +5,6 @@ use std::sync::Arc;
 use apiserver::{ApiServer, Authentication, Config, Network, NoNodes, Tokens, User, Version};
 use client::{Client, Target};
 use pki::TokenKey;
-use reconcile::plan::kinds::{NODES, PODS};
 use reconcile::{Caches, Runner};
 use stdx::TaskTree;
 use stdx::sim::{NodeContext, Simulation};
@@ -148,8 +147,7 @@ impl Loops {
             controllers::start(&runner);
             scheduler::run::run(scheduler::run::Options {
                 client: around.client(User::new("system:kube-scheduler", &[]), "kube-scheduler"),
-                pods: caches.of(PODS),
-                nodes: caches.of(NODES),
+                caches,
                 tasks,
             })
             .await;

@@ -74,8 +74,10 @@ fn bound(pods: &Served, pod: &Value, binding: &Value, node: &str) -> Outcome<Val
     }
     let Some(members) = pod.as_object_mut() else { return Ok(pod) };
     members.get_or_insert_object("spec").insert("nodeName", node);
-    let conditions = members.get_or_insert_object("status").get_or_insert_array("conditions");
-    set_scheduled(conditions);
+    let status = members.get_or_insert_object("status");
+    // Room that was made is taken now, here or elsewhere. Upstream: `ClearingNominatedNodeNameAfterBinding`.
+    status.remove("nominatedNodeName");
+    set_scheduled(status.get_or_insert_array("conditions"));
     Ok(pod)
 }
 

@@ -90,7 +90,7 @@ fn no_field_is_both_honoured_and_in_the_table() {
 const HONOURED: &[(&str, &str)] = &[
     ("spec.activeDeadlineSeconds", "pod/plan.rs"),
     ("spec.automountServiceAccountToken", "apiserver: admission/service_account.rs"),
-    ("spec.affinity", "scheduler: refused by unhonoured.rs"),
+    ("spec.affinity", "scheduler: plugins/affinity.rs, plugins/pods.rs"),
     ("spec.containers.*.args", "pod/create.rs"),
     ("spec.containers.*.command", "pod/create.rs"),
     ("spec.containers.*.env", "pod/env.rs"),
@@ -144,8 +144,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.imagePullSecrets", "pod/images.rs"),
     ("spec.nodeName", "scheduler: plugins/name.rs"),
     ("spec.nodeSelector", "scheduler: plugins/affinity.rs"),
-    // Nothing preempts yet, so that nobody has to be kept from it.
-    ("spec.preemptionPolicy", "scheduler: schedule.rs"),
+    ("spec.preemptionPolicy", "scheduler: preempt.rs"),
     ("spec.priority", "scheduler: queue.rs"),
     ("spec.priorityClassName", "apiserver: admission/priority.rs"),
     ("spec.readinessGates", "pod/status/conditions.rs"),
@@ -165,7 +164,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.terminationGracePeriodSeconds", "pod/plan.rs"),
     // No taint drives running pods away yet, so that no time has to be waited for.
     ("spec.tolerations", "scheduler: plugins/taints.rs"),
-    ("spec.topologySpreadConstraints", "scheduler: refused by unhonoured.rs"),
+    ("spec.topologySpreadConstraints", "scheduler: plugins/spread.rs"),
     ("spec.volumes.*.configMap", "volume.rs"),
     ("spec.volumes.*.downwardAPI", "volume.rs"),
     ("spec.volumes.*.name", "volume.rs"),
