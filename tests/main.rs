@@ -15,4 +15,5 @@ mod kubectl;
 mod lifecycle;
 mod pods;
 mod rollouts;
+mod scheduling;
 mod security;

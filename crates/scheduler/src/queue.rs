@@ -146,13 +146,13 @@ impl Queue {
                 *changed = true;
             }
         }
-        let is_helped = |uid: &&Box<str>| match self.pods.get(*uid) {
+        let is_helped = |uid: &str| match self.pods.get(uid) {
             Some(Waiting { place: Place::Hopeless(_, refused_by), object, .. }) => {
                 helps(refused_by, object.project(), change, nodes)
             }
             _ => false,
         };
-        let woken: Vec<Box<str>> = self.hopeless.iter().filter(is_helped).cloned().collect();
+        let woken: Vec<Box<str>> = self.hopeless.iter().filter(|uid| is_helped(uid)).cloned().collect();
         for uid in woken {
             self.place(&uid, |waiting| wake(waiting, now));
         }

@@ -40,6 +40,8 @@ pub fn siblings<'s>(
 
 #[cfg(test)]
 mod tests {
+    use api::projection::Meta;
+
     use super::*;
 
     fn labels(text: &str) -> Texts {
@@ -48,8 +50,8 @@ mod tests {
 
     #[test]
     fn services_and_the_manager_select_together() {
-        let mut pod = PodLite::default();
-        pod.meta = api::projection::Meta { labels: labels("app=web,hash=1"), ..Default::default() }.into();
+        let meta = Meta { labels: labels("app=web,hash=1"), ..Meta::default() };
+        let pod = PodLite { meta: meta.into(), ..PodLite::default() };
         let service = |selector: &str| ServiceLite { selector: Some(labels(selector)), ..ServiceLite::default() };
         let services = [service("app=web"), service("app=other"), ServiceLite::default()];
         let text = |services: &[ServiceLite], manager| siblings(&pod, services, &manager).map(|all| all.to_string());

@@ -168,7 +168,10 @@ fn node_term(reader: Reader<'_>) -> Result<NodeTerm, ReadError> {
     Ok(term)
 }
 
-fn requirement(reader: Reader<'_>) -> Result<(Box<str>, Box<str>, Vec<String>), ReadError> {
+/// Key, operator and values.
+type Parts = (Box<str>, Box<str>, Vec<String>);
+
+fn requirement(reader: Reader<'_>) -> Result<Parts, ReadError> {
     let (mut key, mut operator, mut values) = (Box::default(), Box::default(), Vec::new());
     reader.fields(REQUIREMENT, |name, value| {
         match name {

@@ -157,7 +157,8 @@ impl Neighbours {
         let is_first = self.wants_itself && self.wanted.is_empty();
         terms(self.subject.pod()).0.iter().filter(move |term| {
             let present = self.wanted.at(&term.topology_key, node.slot).is_some_and(|pods| pods > 0);
-            !present && !(is_first && node.label(&term.topology_key).is_some())
+            let may_be_first = is_first && node.label(&term.topology_key).is_some();
+            !present && !may_be_first
         })
     }
 
