@@ -183,6 +183,8 @@ impl Worker {
             let file = namespace::open(&path).map_err(NetError::io(format!("open {}", path.display())))?;
             namespace::enter(file).map_err(NetError::io(format!("enter {}", path.display())))?;
         }
+        // Pods may be connected by somebody else's network, which need not do it.
+        crate::bridge::route_loopback()?;
         Ok(Worker {
             facts,
             kernel: Kernel::open().map_err(NetError::kernel("open a netfilter socket"))?,

@@ -1,10 +1,11 @@
 //! What rules and names are made from: the few fields of Services and EndpointSlices that they need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use cni::Cidr;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +130,25 @@ pub struct ServiceView {
     /// Only endpoints on the client's own node serve (`internalTrafficPolicy: Local`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub local_only: bool,
+    /// Addresses outside of the cluster that somebody routes to its nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses of its load balancer that reach nodes untranslated (`ipMode: VIP`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub balancer_ips: Vec<IpAddr>,
+    /// Who may use the load balancer's addresses; all when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<Cidr>,
+    /// Clients outside of the cluster are served by the endpoints of the node they came to, which see their own
+    /// addresses (`externalTrafficPolicy: Local`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub external_local: bool,
+    /// For how many seconds a client stays with its endpoint; 0 when it does not.
+    #[serde(default, skip_serializing_if = "is_zero_seconds")]
+    pub affinity_seconds: u32,
+    /// The node's port on which load balancers ask whether an endpoint is on this node; 0 when there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub health_check_node_port: u16,
     /// The proxy that it asks for instead of the node's own; empty when none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub proxy_name: String,
@@ -170,6 +190,12 @@ pub struct EndpointView {
     /// The uid of the pod behind it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod_uid: String,
+    /// The zones whose clients should use it; empty when that was not said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<String>,
+    /// The nodes whose clients should use it; empty when that was not said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<String>,
 }
 
 impl EndpointView {
@@ -244,6 +270,12 @@ impl ServiceView {
             ports: spec.ports.iter().flatten().filter_map(port_view).collect(),
             external_name: spec.external_name.clone().unwrap_or_default(),
             local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            external_ips: spec.external_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect(),
+            balancer_ips: if kind == ServiceType::LoadBalancer { balancer_ips(service) } else { Vec::new() },
+            source_ranges: if kind == ServiceType::LoadBalancer { source_ranges(service, &spec) } else { Vec::new() },
+            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            affinity_seconds: affinity_seconds(&spec),
+            health_check_node_port: port_number(spec.health_check_node_port),
             proxy_name: labels.and_then(|labels| labels.get(PROXY_NAME_LABEL)).cloned().unwrap_or_default(),
             unsupported: unsupported_fields(service),
         }
@@ -259,12 +291,50 @@ fn port_view(port: &ServicePort) -> Option<PortView> {
         name: port.name.clone().unwrap_or_default(),
         protocol: Protocol::named(port.protocol.as_deref())?,
         port: u16::try_from(port.port).ok().filter(|port| *port != 0)?,
-        node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
+        node_port: port_number(port.node_port),
     })
+}
+
+fn port_number(number: Option<i32>) -> u16 {
+    number.and_then(|number| u16::try_from(number).ok()).unwrap_or_default()
+}
+
+/// Upstream's default, for a Service that was stored without its defaults.
+const AFFINITY_SECONDS_DEFAULT: u32 = 10_800;
+
+fn affinity_seconds(spec: &ServiceSpec) -> u32 {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return 0;
+    }
+    let said = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    said.and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0)
+        .unwrap_or(AFFINITY_SECONDS_DEFAULT)
+}
+
+/// The addresses of the load balancer that packets still bear when they reach a node.
+fn balancer_ips(service: &Service) -> Vec<IpAddr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let reaches_nodes = status.into_iter().flatten().filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
+    reaches_nodes.filter_map(|ingress| ingress.ip.as_deref()?.parse().ok()).collect()
+}
+
+/// The annotation that said what `loadBalancerSourceRanges` says, before there was that field.
+const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
+fn source_ranges(service: &Service, spec: &ServiceSpec) -> Vec<Cidr> {
+    let listed = spec.load_balancer_source_ranges.iter().flatten().map(String::as_str);
+    let ranges: Vec<Cidr> = listed.filter_map(|range| range.trim().parse().ok()).collect();
+    if !ranges.is_empty() {
+        return ranges;
+    }
+    let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_RANGES_ANNOTATION));
+    annotation.iter().flat_map(|text| text.split(',')).filter_map(|range| range.trim().parse().ok()).collect()
 }
 
 fn endpoint_view(endpoint: &Endpoint) -> EndpointView {
     let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let hints = endpoint.hints.clone().unwrap_or_default();
     let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     EndpointView {
         addresses: endpoint.addresses.clone(),
@@ -274,35 +344,27 @@ fn endpoint_view(endpoint: &Endpoint) -> EndpointView {
         hostname: endpoint.hostname.clone().unwrap_or_default(),
         node_name: endpoint.node_name.clone().unwrap_or_default(),
         pod_uid: target.and_then(|target| target.uid.clone()).unwrap_or_default(),
+        for_zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
+        for_nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),
     }
 }
 
-/// Paths of the fields of `service` that are set to something that nothing here honours yet.
+/// Paths of the fields of `service` that are set to something that nothing here honours yet: addresses of IPv6.
 fn unsupported_fields(service: &Service) -> Vec<String> {
-    let Some(spec) = &service.spec else { return Vec::new() };
+    let spec = service.spec.clone().unwrap_or_default();
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.clone());
+    let ingress = status.unwrap_or_default().into_iter().map(|ingress| ingress.ip.unwrap_or_default()).collect();
+    let lists = [
+        ("spec.clusterIPs", spec.cluster_ips.unwrap_or_default()),
+        ("spec.externalIPs", spec.external_ips.unwrap_or_default()),
+        ("spec.loadBalancerSourceRanges", spec.load_balancer_source_ranges.unwrap_or_default()),
+        ("status.loadBalancer.ingress", ingress),
+    ];
     let mut paths = Vec::new();
-    let mut note = |is_set: bool, path: &str| {
-        if is_set {
-            paths.push(path.to_owned());
-        }
-    };
-    note(spec.session_affinity.as_deref() == Some("ClientIP"), "spec.sessionAffinity");
-    note(spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()), "spec.externalIPs");
-    note(spec.traffic_distribution.is_some(), "spec.trafficDistribution");
-    note(
-        spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()),
-        "spec.loadBalancerSourceRanges",
-    );
-    note(spec.external_traffic_policy.as_deref() == Some("Local"), "spec.externalTrafficPolicy");
-    for (index, port) in spec.ports.iter().flatten().enumerate() {
-        note(port.node_port.is_some_and(|port| port != 0), &format!("spec.ports[{index}].nodePort"));
-        note(Protocol::named(port.protocol.as_deref()).is_none(), &format!("spec.ports[{index}].protocol"));
+    for (path, texts) in lists {
+        let sixes = texts.iter().enumerate().filter(|(_, text)| text.contains(':'));
+        paths.extend(sixes.map(|(index, _)| format!("{path}[{index}]")));
     }
-    for (index, ip) in spec.cluster_ips.iter().flatten().enumerate() {
-        note(ip.contains(':'), &format!("spec.clusterIPs[{index}]"));
-    }
-    let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-    note(ingress.is_some_and(|ingress| !ingress.is_empty()), "status.loadBalancer.ingress");
     paths
 }
 
@@ -313,6 +375,10 @@ pub struct NetState {
     pub services: BTreeMap<ObjectKey, Arc<ServiceView>>,
     /// The slices.
     pub slices: BTreeMap<ObjectKey, Arc<SliceView>>,
+    /// The namespaces: names in one that does not exist do not exist either.
+    pub namespaces: BTreeSet<String>,
+    /// The zone that this node is in; empty when it is in none.
+    pub zone: String,
 }
 
 impl NetState {
@@ -324,11 +390,17 @@ impl NetState {
         NetState {
             services: services.into_iter().map(|view| (view.key.clone(), Arc::new(view))).collect(),
             slices: slices.into_iter().map(|view| (view.key.clone(), Arc::new(view))).collect(),
+            ..NetState::default()
         }
     }
 
+    /// The same with these namespaces, on a node of this zone.
+    pub fn within(self, namespaces: impl IntoIterator<Item = String>, zone: impl Into<String>) -> NetState {
+        NetState { namespaces: namespaces.into_iter().collect(), zone: zone.into(), ..self }
+    }
+
     /// This state as seen by a node that knows some pods to be ending before the cluster does.
-    pub fn with_ending(&self, ending: &std::collections::BTreeSet<String>) -> NetState {
+    pub fn with_ending(&self, ending: &BTreeSet<String>) -> NetState {
         let mut state = self.clone();
         let concerns = |endpoint: &EndpointView| !endpoint.pod_uid.is_empty() && ending.contains(&endpoint.pod_uid);
         for slice in state.slices.values_mut().filter(|slice| slice.endpoints.iter().any(concerns)) {
@@ -342,6 +414,10 @@ impl NetState {
 }
 
 fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+fn is_zero_seconds(number: &u32) -> bool {
     *number == 0
 }
 
@@ -375,12 +451,30 @@ mod tests {
         );
         assert_eq!(view.ports[1].protocol, Protocol::Udp);
         assert_eq!(view.proxy_name, "mine");
-        assert_eq!(
-            view.unsupported,
-            ["spec.sessionAffinity", "spec.externalIPs", "spec.ports[0].nodePort", "spec.clusterIPs[1]"]
-        );
+        assert_eq!((view.affinity_seconds, view.external_ips.len()), (10_800, 1));
+        assert_eq!(view.unsupported, ["spec.clusterIPs[1]"]);
         let text = serde_json::to_string(&view).unwrap();
         assert_eq!(serde_json::from_str::<ServiceView>(&text).unwrap(), view);
+    }
+
+    #[test]
+    fn a_balanced_service_is_reached_by_what_its_balancer_leaves_untranslated() {
+        let service = serde_json::from_value(json!({
+            "metadata": {"namespace": "a", "name": "web"},
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.96.0.7", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+                "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 7}},
+                "loadBalancerSourceRanges": ["192.0.2.0/24 "]
+            },
+            "status": {"loadBalancer": {"ingress": [
+                {"ip": "203.0.113.1", "ipMode": "VIP"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "x"}
+            ]}}
+        }));
+        let view = ServiceView::from_service(&service.unwrap());
+        assert_eq!(view.balancer_ips, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(view.source_ranges, ["192.0.2.0/24".parse().unwrap()]);
+        assert_eq!((view.affinity_seconds, view.health_check_node_port, view.external_local), (7, 31000, true));
+        assert!(view.unsupported.is_empty());
     }
 
     #[test]

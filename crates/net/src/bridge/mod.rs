@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::error::NetError;
 use crate::names::Names;
-pub(crate) use node::remove_links;
+pub(crate) use node::{remove_links, route_loopback};
 
 /// More attachments than this at once are asked to come again later.
 const QUEUE: usize = 256;

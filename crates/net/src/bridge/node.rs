@@ -49,6 +49,7 @@ impl Node {
     /// Makes whatever is missing of the node's side; changes nothing when all is there.
     pub(super) fn ensure(&self) -> Result<(), NetError> {
         write_setting("net/ipv4/ip_forward", "1").map_err(NetError::io("switch on forwarding"))?;
+        route_loopback()?;
         let bridge = self.bridge()?;
         let gateway = self.pool.gateway();
         let step = |operation: &str| NetError::kernel(format!("{operation} {}", self.options.names.bridge));
@@ -126,6 +127,12 @@ fn mtu_towards_default(socket: &Socket) -> Result<u32, NetlinkError> {
     let links = socket.links()?;
     let link = default.and_then(|index| links.iter().find(|link| link.index == index));
     Ok(link.map_or(MTU_DEFAULT, |link| link.mtu))
+}
+
+/// Lets ports of the node lead to pods also for clients on the node that come over its loopback address, as upstream's proxy
+/// does. The rules drop what others send to such addresses.
+pub(crate) fn route_loopback() -> Result<(), NetError> {
+    write_setting("net/ipv4/conf/all/route_localnet", "1").map_err(NetError::io("route the loopback address"))
 }
 
 /// Writes a kernel setting unless it has the value already: it may be there and read-only.

@@ -105,6 +105,13 @@ impl Message<'_> {
         self.put(kind, &value.to_be_bytes())
     }
 
+    /// Attributes as they were read.
+    pub(crate) fn put_raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
+        pad(self.bytes);
+        self
+    }
+
     /// An attribute that holds the attributes that `body` writes.
     pub(crate) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) -> &mut Self {
         self.nest_after(kind, &[], body)

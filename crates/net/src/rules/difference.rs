@@ -3,11 +3,77 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Frontend, RuleSet, Target};
+use super::{Backend, Choice, Frontend, Group, RuleSet, Target};
 use crate::names::fingerprint;
 
 /// Grows when tables made by earlier releases must be replaced as a whole.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
+
+/// A chain of one frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Chain {
+    pub(super) part: Part,
+    pub(super) frontend: Frontend,
+}
+
+/// What a frontend's chain is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Part {
+    /// Where its packets go.
+    Service,
+    /// Where those from inside of the cluster go, when that is elsewhere.
+    Inside,
+    /// Who may use it.
+    Guard,
+}
+
+/// A member of one of the table's sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Member {
+    Address(IpAddr),
+    Frontend(Frontend),
+    Backend(Group, Backend),
+}
+
+/// The table's sets whose members follow from the rule set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Set {
+    /// Leads frontends to their chains.
+    Frontends,
+    /// The same for ports of every address of the node.
+    NodePorts,
+    /// Leads frontends to the chains that say who may use them.
+    Guards,
+    /// The addresses of Services.
+    ClusterIps,
+    /// The endpoints that may reach themselves.
+    Hairpins,
+    /// The endpoints that clients may be kept with.
+    Affine,
+    /// Frontends to refuse.
+    Refused,
+    /// Ports of the node to refuse.
+    RefusedNodePorts,
+    /// Frontends to be silent at.
+    Dropped,
+    /// Ports of the node to be silent at.
+    DroppedNodePorts,
+}
+
+impl Set {
+    pub(super) const ALL: [Set; 10] = [
+        Set::Frontends,
+        Set::NodePorts,
+        Set::Guards,
+        Set::ClusterIps,
+        Set::Hairpins,
+        Set::Affine,
+        Set::Refused,
+        Set::RefusedNodePorts,
+        Set::Dropped,
+        Set::DroppedNodePorts,
+    ];
+}
 
 /// What our table holds, in the terms in which it is compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,26 +82,66 @@ pub(super) struct Installed {
     pub(super) base: Option<String>,
     /// A digest of what the rules that every packet passes were made from.
     pub(super) facts: u64,
-    /// A digest of the rule of each frontend's chain.
-    pub(super) chains: BTreeMap<Frontend, u64>,
-    /// The frontends in the map that leads to the chains.
-    pub(super) frontends: BTreeSet<Frontend>,
-    /// The addresses of Services.
-    pub(super) cluster_ips: BTreeSet<IpAddr>,
-    /// The endpoints that may reach themselves.
-    pub(super) hairpins: BTreeSet<IpAddr>,
+    /// A digest of the rules of each frontend's chain.
+    pub(super) chains: BTreeMap<Chain, u64>,
+    /// The members of each set.
+    pub(super) members: BTreeMap<Set, BTreeSet<Member>>,
 }
 
 /// What our table has to hold for `rules`.
 pub(super) fn installed(rules: &RuleSet) -> Installed {
-    Installed {
-        base: Some(base()),
-        facts: digest_of_facts(rules),
-        chains: rules.targets.iter().map(|(frontend, target)| (*frontend, digest(target))).collect(),
-        frontends: rules.targets.keys().copied().collect(),
-        cluster_ips: rules.cluster_ips.clone(),
-        hairpins: rules.hairpins.clone(),
+    Installed { base: Some(base()), facts: digest_of_facts(rules), chains: chains(rules), members: members(rules) }
+}
+
+fn chains(rules: &RuleSet) -> BTreeMap<Chain, u64> {
+    let mut chains = BTreeMap::new();
+    for (frontend, target) in &rules.targets {
+        let facts = if target.inside.is_some() { digest_of_facts(rules) } else { 0 };
+        chains.insert(Chain { part: Part::Service, frontend: *frontend }, digest(target, facts));
+        if let Some(inside) = &target.inside {
+            chains.insert(Chain { part: Part::Inside, frontend: *frontend }, digest_of_choice(&target.origin, inside));
+        }
     }
+    for (frontend, ranges) in &rules.guards {
+        let text = format!("{ranges:?}");
+        chains.insert(Chain { part: Part::Guard, frontend: *frontend }, fingerprint([text.as_bytes()]));
+    }
+    chains
+}
+
+fn members(rules: &RuleSet) -> BTreeMap<Set, BTreeSet<Member>> {
+    let mut members: BTreeMap<Set, BTreeSet<Member>> = BTreeMap::new();
+    let mut put = |set: Set, member: Member| {
+        members.entry(set).or_default().insert(member);
+    };
+    let of_node = |frontend: &Frontend, node: Set, other: Set| if frontend.is_of_node() { node } else { other };
+    for (frontend, target) in &rules.targets {
+        put(of_node(frontend, Set::NodePorts, Set::Frontends), Member::Frontend(*frontend));
+        for choice in std::iter::once(&target.choice).chain(&target.inside) {
+            for (affinity, backend) in choice
+                .affinity
+                .iter()
+                .flat_map(|affinity| choice.backends.iter().map(move |backend| (affinity, backend)))
+            {
+                put(Set::Affine, Member::Backend(affinity.group, *backend));
+            }
+        }
+    }
+    for frontend in &rules.refused {
+        put(of_node(frontend, Set::RefusedNodePorts, Set::Refused), Member::Frontend(*frontend));
+    }
+    for frontend in &rules.dropped {
+        put(of_node(frontend, Set::DroppedNodePorts, Set::Dropped), Member::Frontend(*frontend));
+    }
+    rules.guards.keys().for_each(|frontend| put(Set::Guards, Member::Frontend(*frontend)));
+    rules.cluster_ips.iter().for_each(|address| put(Set::ClusterIps, Member::Address(*address)));
+    rules.hairpins.iter().for_each(|address| put(Set::Hairpins, Member::Address(*address)));
+    members
+}
+
+/// Whether a table was made by this release, or by one that makes it in the same way.
+pub(super) fn is_current(found: &Installed) -> bool {
+    found.base.as_deref() == Some(&base())
 }
 
 /// The table's comment.
@@ -50,10 +156,18 @@ pub(super) fn digest_of_facts(rules: &RuleSet) -> u64 {
     fingerprint([text.as_bytes()])
 }
 
-/// A digest of what a frontend's rule says.
-pub(super) fn digest(target: &Target) -> u64 {
-    let backends: Vec<String> = target.backends.iter().map(|(address, port)| format!("{address} {port}\n")).collect();
-    fingerprint(std::iter::once(target.origin.as_bytes()).chain(backends.iter().map(|text| text.as_bytes())))
+/// A digest of what a frontend's chain says; `facts` is that of the node's, where the chain depends on them.
+pub(super) fn digest(target: &Target, facts: u64) -> u64 {
+    let text = format!("{} {} {facts}", target.masquerade, target.inside.is_some());
+    fingerprint([text.as_bytes(), &digest_of_choice(&target.origin, &target.choice).to_be_bytes()])
+}
+
+/// A digest of the rules that choose an endpoint.
+pub(super) fn digest_of_choice(origin: &str, choice: &Choice) -> u64 {
+    let affinity = choice.affinity.map(|affinity| format!("{affinity:?}")).unwrap_or_default();
+    let backends: Vec<String> = choice.backends.iter().map(|(address, port)| format!("{address} {port}\n")).collect();
+    let head = [origin.as_bytes(), affinity.as_bytes()];
+    fingerprint(head.into_iter().chain(backends.iter().map(|text| text.as_bytes())))
 }
 
 /// One change of our table.
@@ -68,28 +182,17 @@ pub(super) enum Change {
     /// Give the empty chains that every packet passes their rules.
     AddCommon,
     /// Make a frontend's chain.
-    AddChain(Frontend),
+    AddChain(Chain),
     /// Empty a frontend's chain.
-    FlushChain(Frontend),
-    /// Give a frontend's empty chain its rule.
-    AddRule(Frontend),
+    FlushChain(Chain),
+    /// Give a frontend's empty chain its rules.
+    AddRules(Chain),
     /// Remove a frontend's chain.
-    RemoveChain(Frontend),
-    /// Stop leading these to their chains.
-    RemoveFrontends(Vec<Frontend>),
-    /// Lead these to their chains.
-    AddFrontends(Vec<Frontend>),
-    /// Forget addresses in a set.
-    RemoveAddresses(AddressSet, Vec<IpAddr>),
-    /// Put addresses into a set.
-    AddAddresses(AddressSet, Vec<IpAddr>),
-}
-
-/// Which of the sets of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AddressSet {
-    ClusterIps,
-    Hairpins,
+    RemoveChain(Chain),
+    /// Take members out of a set.
+    Remove(Set, Vec<Member>),
+    /// Put members into a set.
+    Add(Set, Vec<Member>),
 }
 
 /// The changes that lead from `installed` to what `rules` say, in an order in which each is possible; they are made as
@@ -113,37 +216,43 @@ pub(super) fn changes(installed: &Installed, rules: &RuleSet) -> Vec<Change> {
         }
         changes.push(Change::AddCommon);
     }
-    for (frontend, digest) in &wanted.chains {
-        match from.chains.get(frontend) {
-            Some(found) if found == digest => continue,
-            Some(_) => changes.push(Change::FlushChain(*frontend)),
-            None => changes.push(Change::AddChain(*frontend)),
-        }
-        changes.push(Change::AddRule(*frontend));
+    // All chains before all rules, since rules lead to chains; and for the same reason the other way round at the end.
+    let differing: Vec<Chain> = wanted
+        .chains
+        .iter()
+        .filter(|(chain, digest)| from.chains.get(chain) != Some(*digest))
+        .map(|(chain, _)| *chain)
+        .collect();
+    let prepare = |chain: &Chain| match from.chains.contains_key(chain) {
+        true => Change::FlushChain(*chain),
+        false => Change::AddChain(*chain),
+    };
+    changes.extend(differing.iter().map(prepare));
+    changes.extend(differing.iter().copied().map(Change::AddRules));
+    for set in Set::ALL {
+        push_nonempty(&mut changes, &from.members, &wanted.members, set, Change::Remove);
+        push_nonempty(&mut changes, &wanted.members, &from.members, set, Change::Add);
     }
-    push_nonempty(&mut changes, &from.frontends, &wanted.frontends, Change::RemoveFrontends);
-    push_nonempty(&mut changes, &wanted.frontends, &from.frontends, Change::AddFrontends);
-    let gone = from.chains.keys().filter(|frontend| !wanted.chains.contains_key(frontend));
-    changes.extend(gone.flat_map(|frontend| [Change::FlushChain(*frontend), Change::RemoveChain(*frontend)]));
-    for (set, from, to) in [
-        (AddressSet::ClusterIps, &from.cluster_ips, &wanted.cluster_ips),
-        (AddressSet::Hairpins, &from.hairpins, &wanted.hairpins),
-    ] {
-        push_nonempty(&mut changes, from, to, |addresses| Change::RemoveAddresses(set, addresses));
-        push_nonempty(&mut changes, to, from, |addresses| Change::AddAddresses(set, addresses));
-    }
+    let gone: Vec<Chain> = from.chains.keys().filter(|chain| !wanted.chains.contains_key(chain)).copied().collect();
+    changes.extend(gone.iter().copied().map(Change::FlushChain));
+    changes.extend(gone.iter().copied().map(Change::RemoveChain));
     changes
 }
 
-/// Adds a change about the members of `of` that are not in `without`, if there are any.
-fn push_nonempty<T: Copy + Ord>(
+/// Adds a change about the members of a set in `of` that are not in `without`, if there are any.
+fn push_nonempty(
     changes: &mut Vec<Change>,
-    of: &BTreeSet<T>,
-    without: &BTreeSet<T>,
-    change: impl FnOnce(Vec<T>) -> Change,
+    of: &BTreeMap<Set, BTreeSet<Member>>,
+    without: &BTreeMap<Set, BTreeSet<Member>>,
+    set: Set,
+    change: impl FnOnce(Set, Vec<Member>) -> Change,
 ) {
-    let members: Vec<T> = of.difference(without).copied().collect();
+    let Some(members) = of.get(&set) else { return };
+    let members: Vec<Member> = match without.get(&set) {
+        Some(without) => members.difference(without).copied().collect(),
+        None => members.iter().copied().collect(),
+    };
     if !members.is_empty() {
-        changes.push(change(members));
+        changes.push(change(set, members));
     }
 }

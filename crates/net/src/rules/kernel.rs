@@ -1,29 +1,26 @@
 //! Our nftables table: reading what it holds and changing it.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
+use std::net::IpAddr;
 
 use rustix::io::Errno;
 
-use super::difference::{AddressSet, Change, Installed, changes, digest, digest_of_facts, installed};
-use super::expression::{self, Fact, Register, SetName, Step};
+use super::common::{self, name_of};
+use super::conntrack::{Conversations, forget_stale};
+use super::difference::{Chain, Change, Installed, Member, Part, Set, changes, installed, is_current};
+use super::expression;
+use super::target::{chain_named, frontend_of, key_of, key_of_member, member_of, name_of_chain, write_chain};
 use super::transaction::{
-    AF_INET, DELRULE, Element, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, Hook, NEWCHAIN, NEWGENERATION, NEWRULE,
-    NEWSETELEM, NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
-    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, SUBSYSTEM, TYPE_ADDRESS, TYPE_PORT, TYPE_TRANSPORT,
-    Transaction, body, comment_of,
+    AF_INET, DELRULE, Element, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, NEWCHAIN, NEWGENERATION, NEWRULE, NEWSETELEM,
+    NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, SUBSYSTEM, Transaction, body, comment_of,
 };
-use super::{Frontend, NodeFacts, RuleSet, Target, firewall};
-use crate::input::Protocol;
+use super::{NodeFacts, RuleSet, firewall};
 use crate::names::Names;
 use crate::netlink::codec::Incoming;
+use crate::netlink::route::octets;
 use crate::netlink::{Attributes, NetlinkError, Socket, attributes};
 
-const FRONTENDS: &str = "frontends";
-const CLUSTER_IPS: &str = "cluster-ips";
-const HAIRPINS: &str = "hairpins";
-const CHAIN_PREFIX: &str = "service-";
 /// A conflict with somebody else's transaction is tried again this often.
 const TRIES: usize = 4;
 
@@ -33,6 +30,8 @@ pub(crate) struct Kernel {
     known: Option<Installed>,
     /// The facts for which tables of others are known to be right.
     others_known: Option<NodeFacts>,
+    /// What conversations were last held against.
+    conversations: Conversations,
 }
 
 /// What an [`Kernel::apply`] did.
@@ -42,12 +41,19 @@ pub struct Applied {
     pub changes: usize,
     /// How many chains of others got or lost rules of ours.
     pub foreign_chains: usize,
+    /// How many conversations of UDP had to begin anew.
+    pub conversations: usize,
 }
 
 impl Kernel {
     /// The nftables of the calling thread's network namespace.
     pub(crate) fn open() -> Result<Kernel, NetlinkError> {
-        Ok(Kernel { socket: Socket::netfilter()?, known: None, others_known: None })
+        Ok(Kernel {
+            socket: Socket::netfilter()?,
+            known: None,
+            others_known: None,
+            conversations: Conversations::new(),
+        })
     }
 
     /// The socket's number, by which notifications tell our changes from others'.
@@ -81,7 +87,22 @@ impl Kernel {
             foreign_chains = firewall::open_for_pods(&self.socket, &rules.facts)?;
             self.others_known = Some(rules.facts.clone());
         }
-        Ok(Applied { changes, foreign_chains })
+        let conversations = self.forget_conversations(rules)?;
+        Ok(Applied { changes, foreign_chains, conversations })
+    }
+
+    /// Ends conversations with frontends whose endpoints changed; after the rules did, so that none begins anew by the old
+    /// ones.
+    fn forget_conversations(&mut self, rules: &RuleSet) -> Result<usize, NetlinkError> {
+        let changed: Conversations = rules
+            .conversations
+            .iter()
+            .filter(|(frontend, backends)| self.conversations.get(frontend) != Some(*backends))
+            .map(|(frontend, backends)| (*frontend, backends.clone()))
+            .collect();
+        let forgotten = forget_stale(&self.socket, &changed)?;
+        self.conversations.clone_from(&rules.conversations);
+        Ok(forgotten)
     }
 
     fn try_apply(&mut self, rules: &RuleSet) -> Result<usize, NetlinkError> {
@@ -91,10 +112,11 @@ impl Kernel {
             None => read(&self.socket, table)?,
         };
         let changes = changes(&known, rules);
+        let wanted = installed(rules);
         let mut transaction = Transaction::new(AF_INET, table);
-        changes.iter().for_each(|change| write_change(&mut transaction, change, rules));
+        changes.iter().for_each(|change| write_change(&mut transaction, change, &wanted, rules));
         transaction.commit(&self.socket)?;
-        self.known = Some(installed(rules));
+        self.known = Some(wanted);
         Ok(changes.len())
     }
 
@@ -154,214 +176,51 @@ fn is_conflict(error: &NetlinkError) -> bool {
     conflicts.iter().any(|errno| error.is(*errno)) || matches!(error, NetlinkError::Socket(_))
 }
 
-fn write_change(transaction: &mut Transaction, change: &Change, rules: &RuleSet) {
+fn write_change(transaction: &mut Transaction, change: &Change, wanted: &Installed, rules: &RuleSet) {
     match change {
         Change::RemoveTable => transaction.remove_table(),
-        Change::AddTable => write_table(transaction, rules),
-        Change::FlushCommon => COMMON_CHAINS.iter().for_each(|(chain, _)| transaction.flush_chain(chain)),
-        Change::AddCommon => write_common_rules(transaction, rules),
-        Change::AddChain(frontend) => transaction.add_chain(&chain_of(frontend), None),
-        Change::FlushChain(frontend) => transaction.flush_chain(&chain_of(frontend)),
-        Change::AddRule(frontend) => {
-            let target = &rules.targets[frontend];
-            write_target(transaction, &chain_of(frontend), target);
+        Change::AddTable => common::write_table(transaction, rules),
+        Change::FlushCommon => common::CHAINS.iter().for_each(|(chain, _)| transaction.flush_chain(chain)),
+        Change::AddCommon => common::write_rules(transaction, rules),
+        Change::AddChain(chain) => transaction.add_chain(&name_of_chain(chain), None),
+        Change::FlushChain(chain) => transaction.flush_chain(&name_of_chain(chain)),
+        Change::AddRules(chain) => write_chain(transaction, chain, wanted.chains[chain], rules),
+        Change::RemoveChain(chain) => transaction.remove_chain(&name_of_chain(chain)),
+        Change::Remove(set, members) => {
+            transaction.remove_elements(name_of(*set), members.iter().map(|member| Element::Key(key(*set, member))));
         }
-        Change::RemoveChain(frontend) => transaction.remove_chain(&chain_of(frontend)),
-        Change::RemoveFrontends(frontends) => {
-            transaction.remove_elements(FRONTENDS, frontends.iter().map(|frontend| Element::Key(key_of(frontend))));
-        }
-        Change::AddFrontends(frontends) => {
-            let lead = |frontend: &Frontend| Element::Goto(key_of(frontend), chain_of(frontend));
-            transaction.add_elements(FRONTENDS, frontends.iter().map(lead));
-        }
-        Change::RemoveAddresses(set, addresses) => {
-            transaction.remove_elements(set_name(*set), address_elements(*set, addresses));
-        }
-        Change::AddAddresses(set, addresses) => {
-            transaction.add_elements(set_name(*set), address_elements(*set, addresses));
+        Change::Add(set, members) => {
+            transaction.add_elements(name_of(*set), members.iter().map(|member| element(*set, member)));
         }
     }
 }
 
-fn set_name(set: AddressSet) -> &'static str {
+/// A member of a set as the kernel keeps it. A hairpin is a packet whose source and destination are the same address; a
+/// set of pairs finds it by one look-up.
+fn key(set: Set, member: &Member) -> Vec<u8> {
+    match member {
+        Member::Address(address) => octets(*address).repeat(if set == Set::Hairpins { 2 } else { 1 }),
+        Member::Frontend(frontend) => key_of(frontend),
+        Member::Backend(group, backend) => key_of_member(group, backend),
+    }
+}
+
+fn element(set: Set, member: &Member) -> Element {
+    match (part_of(set), member) {
+        (Some(part), Member::Frontend(frontend)) => {
+            Element::Goto(key(set, member), name_of_chain(&Chain { part, frontend: *frontend }))
+        }
+        _ => Element::Key(key(set, member)),
+    }
+}
+
+/// Which of a frontend's chains a set leads to.
+fn part_of(set: Set) -> Option<Part> {
     match set {
-        AddressSet::ClusterIps => CLUSTER_IPS,
-        AddressSet::Hairpins => HAIRPINS,
+        Set::Frontends | Set::NodePorts => Some(Part::Service),
+        Set::Guards => Some(Part::Guard),
+        _ => None,
     }
-}
-
-/// A hairpin is a packet whose source and destination are the same address; a set of pairs finds it by one look-up.
-fn address_elements(set: AddressSet, addresses: &[IpAddr]) -> impl Iterator<Item = Element> {
-    let times = if set == AddressSet::Hairpins { 2 } else { 1 };
-    addresses.iter().map(move |address| Element::Key(crate::netlink::route::octets(*address).repeat(times)))
-}
-
-fn chain_of(frontend: &Frontend) -> String {
-    format!("{CHAIN_PREFIX}{frontend}")
-}
-
-/// Address, protocol and port, each filled up to four bytes as the kernel's registers are.
-fn key_of(frontend: &Frontend) -> Vec<u8> {
-    let [high, low] = frontend.port.to_be_bytes();
-    let mut key = crate::netlink::route::octets(frontend.address);
-    key.extend_from_slice(&[frontend.protocol.number(), 0, 0, 0, high, low, 0, 0]);
-    key
-}
-
-fn write_target(transaction: &mut Transaction, chain: &str, target: &Target) {
-    let value = |(address, port): &(IpAddr, u16)| {
-        let mut value = crate::netlink::route::octets(*address);
-        value.extend_from_slice(&port.to_be_bytes());
-        value.extend_from_slice(&[0, 0]);
-        value
-    };
-    let comment = format!("{:016x} {}", digest(target), target.origin);
-    let translate = Step::TranslateDestination { address: Register::A, port: Register::B };
-    if target.backends.len() > 1 {
-        let set = transaction.anonymous_map(&[TYPE_ADDRESS, TYPE_PORT], target.backends.iter().map(value));
-        let any = [
-            Step::Random { modulus: target.backends.len() as u32, to: Register::A },
-            Step::Lookup { set, from: Register::A, to: Some(Register::A) },
-            translate.clone(),
-        ];
-        transaction.append_rule(chain, &any, &comment);
-    }
-    // Also after a choice among several: a packet that is on its way through this chain while a transaction replaces it
-    // still walks the old rules, but finds the map of the old choice already empty. It must not fall through.
-    let value = value(&target.backends[0]);
-    let first = [
-        Step::Constant { value: value[..4].to_vec(), to: Register::A },
-        Step::Constant { value: value[4..6].to_vec(), to: Register::B },
-        translate,
-    ];
-    transaction.append_rule(chain, &first, &comment);
-}
-
-const PREROUTING: u32 = 0;
-const FORWARD: u32 = 2;
-const OUTPUT: u32 = 3;
-const POSTROUTING: u32 = 4;
-const PRIORITY_DESTINATION: i32 = -100;
-const PRIORITY_FILTER: i32 = 0;
-const PRIORITY_SOURCE: i32 = 100;
-
-const NAT_PREROUTING: &str = "nat-prerouting";
-const NAT_OUTPUT: &str = "nat-output";
-const NAT_POSTROUTING: &str = "nat-postrouting";
-const FILTER_FORWARD: &str = "filter-forward";
-const FILTER_OUTPUT: &str = "filter-output";
-
-/// The chains that every packet passes.
-const COMMON_CHAINS: [(&str, Hook); 5] = [
-    (NAT_PREROUTING, Hook { kind: "nat", number: PREROUTING, priority: PRIORITY_DESTINATION }),
-    (NAT_OUTPUT, Hook { kind: "nat", number: OUTPUT, priority: PRIORITY_DESTINATION }),
-    (NAT_POSTROUTING, Hook { kind: "nat", number: POSTROUTING, priority: PRIORITY_SOURCE }),
-    (FILTER_FORWARD, Hook { kind: "filter", number: FORWARD, priority: PRIORITY_FILTER }),
-    (FILTER_OUTPUT, Hook { kind: "filter", number: OUTPUT, priority: PRIORITY_FILTER }),
-];
-
-fn write_table(transaction: &mut Transaction, rules: &RuleSet) {
-    transaction.add_table(installed(rules).base.as_deref().unwrap_or_default());
-    transaction.add_verdict_map(FRONTENDS, &[TYPE_ADDRESS, TYPE_TRANSPORT, TYPE_PORT]);
-    transaction.add_set(CLUSTER_IPS, &[TYPE_ADDRESS]);
-    transaction.add_set(HAIRPINS, &[TYPE_ADDRESS, TYPE_ADDRESS]);
-    COMMON_CHAINS.iter().for_each(|(chain, hook)| transaction.add_chain(chain, Some(*hook)));
-}
-
-fn write_common_rules(transaction: &mut Transaction, rules: &RuleSet) {
-    // The first rule bears the digest by which a later process sees whether all of them are as it wants them.
-    transaction.append_rule(NAT_PREROUTING, &to_frontend(), &format!("{:016x}", digest_of_facts(rules)));
-    transaction.append_rule(NAT_OUTPUT, &to_frontend(), "");
-    for steps in source_translations(&rules.facts) {
-        transaction.append_rule(NAT_POSTROUTING, &steps, "");
-    }
-    transaction.append_rule(FILTER_FORWARD, &invalid_from_pods(&rules.facts), "");
-    for chain in [FILTER_FORWARD, FILTER_OUTPUT] {
-        refusals().iter().for_each(|steps| transaction.append_rule(chain, steps, ""));
-    }
-}
-
-fn source_address(to: Register) -> Step {
-    Step::Network { offset: 12, length: 4, to }
-}
-
-fn destination_address(to: Register) -> Step {
-    Step::Network { offset: 16, length: 4, to }
-}
-
-fn to_frontend() -> [Step; 4] {
-    [
-        destination_address(Register::A),
-        Step::Meta { fact: Fact::TransportProtocol, to: Register::B },
-        Step::Transport { offset: 2, length: 2, to: Register::C },
-        Step::Lookup { set: SetName::Named(FRONTENDS), from: Register::A, to: Some(Register::VERDICT) },
-    ]
-}
-
-/// What may not go out under its own address: a pod that talks to itself (it would answer itself directly, past the
-/// translation), and pods that talk to the world.
-fn source_translations(facts: &NodeFacts) -> Vec<Vec<Step>> {
-    let mut hairpin = vec![
-        source_address(Register::A),
-        destination_address(Register::B),
-        Step::Lookup { set: SetName::Named(HAIRPINS), from: Register::A, to: None },
-    ];
-    match facts.gateway {
-        Some(gateway) => hairpin.extend([
-            Step::Constant { value: crate::netlink::route::octets(gateway), to: Register::A },
-            Step::TranslateSource { address: Register::A },
-        ]),
-        None => hairpin.push(Step::Masquerade),
-    }
-    let within = facts.cluster_cidrs.iter().chain(&facts.pod_cidrs).filter(|cidr| cidr.address().is_ipv4());
-    let within = within.map(|cidr| {
-        let mut steps = vec![destination_address(Register::A)];
-        steps.extend(in_network(Register::A, cidr));
-        steps.push(Step::Accept);
-        steps
-    });
-    let out = facts.pod_cidrs.iter().filter(|cidr| cidr.address().is_ipv4()).map(|cidr| {
-        let mut steps = vec![source_address(Register::A)];
-        steps.extend(in_network(Register::A, cidr));
-        steps.push(Step::Masquerade);
-        steps
-    });
-    std::iter::once(hairpin).chain(within).chain(out).collect()
-}
-
-fn in_network(register: Register, cidr: &cni::Cidr) -> [Step; 2] {
-    let mask = u32::MAX.checked_shl(32 - u32::from(cidr.prefix())).unwrap_or(0).to_be_bytes().to_vec();
-    let value = crate::netlink::route::octets(cidr.network().address());
-    [Step::Mask { mask, of: register }, Step::Equal { of: register, value }]
-}
-
-/// Packets of translated connections that connection tracking does not recognise would reach the peer untranslated,
-/// and its answer would break the connection.
-fn invalid_from_pods(facts: &NodeFacts) -> Vec<Step> {
-    const INVALID: u32 = 1;
-    vec![
-        Step::Meta { fact: Fact::InputName, to: Register::A },
-        Step::Equal { of: Register::A, value: facts.names.veth_prefix.as_bytes().to_vec() },
-        Step::ConnectionState { to: Register::A },
-        Step::Mask { mask: INVALID.to_ne_bytes().to_vec(), of: Register::A },
-        Step::Differs { of: Register::A, value: vec![0; 4] },
-        Step::Drop,
-    ]
-}
-
-/// What still is addressed to a Service here has no target. TCP is refused by a reset, which clients see as the
-/// "connection refused" of upstream's ICMP message, without the kernel's limit on how often that is sent.
-fn refusals() -> [Vec<Step>; 2] {
-    let to_service = [
-        destination_address(Register::A),
-        Step::Lookup { set: SetName::Named(CLUSTER_IPS), from: Register::A, to: None },
-    ];
-    let tcp = [
-        Step::Meta { fact: Fact::TransportProtocol, to: Register::A },
-        Step::Equal { of: Register::A, value: vec![Protocol::Tcp.number()] },
-        Step::RejectWithReset,
-    ];
-    [[&to_service[..], &tcp].concat(), [&to_service[..], &[Step::RejectWithUnreachable]].concat()]
 }
 
 /// What our table holds now.
@@ -373,29 +232,48 @@ fn read(socket: &Socket, table: &str) -> Result<Installed, NetlinkError> {
         |message| {
             let (_, list) = body(message, NEWCHAIN, AF_INET)?;
             let ours = list.text(NFTA_CHAIN_TABLE) == Some(table) && list.get(NFTA_CHAIN_HOOK).is_none();
-            frontend_of(list.text(NFTA_CHAIN_NAME).filter(|_| ours)?)
+            chain_named(list.text(NFTA_CHAIN_NAME).filter(|_| ours)?)
         },
     )?;
     // A chain without a readable rule has digest 0, which differs from all that is wanted.
-    found.chains = chains.into_iter().map(|frontend| (frontend, 0)).collect();
-    for (chain, digest) in read_digests(socket, table)? {
-        match frontend_of(&chain) {
-            Some(frontend) => drop(found.chains.insert(frontend, digest)),
+    found.chains = chains.into_iter().map(|chain| (chain, 0)).collect();
+    for (name, digest) in read_digests(socket, table)? {
+        match chain_named(&name) {
+            Some(chain) => drop(found.chains.insert(chain, digest)),
             None => found.facts = digest,
         }
     }
-    let lead = |element: Attributes<'_>| {
-        let chain = frontend_of(expression::read_goto(element.nested(NFTA_SET_ELEM_DATA))?)?;
-        (key_of(&chain) == expression::read_value(element.nested(NFTA_SET_ELEM_KEY))?).then_some(chain)
-    };
-    found.frontends = read_elements(socket, table, FRONTENDS, lead)?.into_iter().collect();
-    let address = |element: Attributes<'_>| {
-        let octets: [u8; 4] = expression::read_value(element.nested(NFTA_SET_ELEM_KEY))?.get(..4)?.try_into().ok()?;
-        Some(IpAddr::V4(Ipv4Addr::from(octets)))
-    };
-    found.cluster_ips = read_elements(socket, table, CLUSTER_IPS, address)?.into_iter().collect();
-    found.hairpins = read_elements(socket, table, HAIRPINS, address)?.into_iter().collect();
+    // A table of another release has other sets; it is replaced as a whole.
+    if !is_current(&found) {
+        return Ok(found);
+    }
+    for set in Set::ALL {
+        let members = read_elements(socket, table, name_of(set), |element| member(set, element))?;
+        if !members.is_empty() {
+            found.members.insert(set, members.into_iter().collect());
+        }
+    }
     Ok(found)
+}
+
+/// The member that an element is; `None` for one that leads elsewhere than it should, which is then put in again.
+fn member(set: Set, element: Attributes<'_>) -> Option<Member> {
+    let key = expression::read_value(element.nested(NFTA_SET_ELEM_KEY))?;
+    let address = |octets: &[u8]| <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
+    let member = match set {
+        Set::ClusterIps | Set::Hairpins => Member::Address(address(key.get(..4)?)?),
+        Set::Affine => {
+            let (group, backend) = member_of(key)?;
+            Member::Backend(group, backend)
+        }
+        Set::NodePorts | Set::RefusedNodePorts | Set::DroppedNodePorts => Member::Frontend(frontend_of(key, true)?),
+        Set::Frontends | Set::Guards | Set::Refused | Set::Dropped => Member::Frontend(frontend_of(key, false)?),
+    };
+    if let (Some(part), Member::Frontend(frontend)) = (part_of(set), member) {
+        let chain = expression::read_goto(element.nested(NFTA_SET_ELEM_DATA))?;
+        return (chain_named(chain) == Some(Chain { part, frontend })).then_some(member);
+    }
+    Some(member)
 }
 
 /// The table's comment; empty when it has none, `None` when there is no table.
@@ -448,32 +326,4 @@ fn read_elements<T>(
         },
     )?;
     Ok(lists.into_iter().flatten().collect())
-}
-
-/// The frontend that a chain's name tells; the other way round: [`chain_of`].
-fn frontend_of(chain: &str) -> Option<Frontend> {
-    let mut parts = chain.strip_prefix(CHAIN_PREFIX)?.rsplitn(3, '-');
-    let port = parts.next()?.parse().ok()?;
-    let protocol = Protocol::named(Some(&parts.next()?.to_ascii_uppercase()))?;
-    Some(Frontend { address: IpAddr::from_str(parts.next()?).ok()?, protocol, port })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chain_is_found_by_its_name() {
-        for (address, protocol) in [("10.96.0.1", Protocol::Tcp), ("fd00::1", Protocol::Sctp)] {
-            let frontend = Frontend { address: address.parse().unwrap(), protocol, port: 443 };
-            assert_eq!(frontend_of(&chain_of(&frontend)), Some(frontend));
-        }
-        assert_eq!(
-            chain_of(&Frontend { address: [10, 96, 0, 1].into(), protocol: Protocol::Udp, port: 53 }),
-            "service-10.96.0.1-udp-53"
-        );
-        for name in ["nat-output", "service-", "service-10.96.0.1-tcp-x", "service-1-2"] {
-            assert_eq!(frontend_of(name), None, "{name}");
-        }
-    }
 }
