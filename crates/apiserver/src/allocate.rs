@@ -3,6 +3,8 @@
 //! An address is taken by a key of its own (upstream's `IPAddress` objects, at upstream's place), so that two Services
 //! created at once never wait for one another unless they want the same address.
 
+mod ports;
+
 use std::net::Ipv4Addr;
 
 use api::field::{FieldErrors, Path};
@@ -71,8 +73,17 @@ impl Network {
         Ipv4Addr::from(self.base() + 1 + u32::try_from(offset).unwrap_or(0))
     }
 
-    fn random_port(&self) -> u16 {
+    /// How many ports at the beginning of the range are for numbers that people ask for, as upstream divides it: a
+    /// thirty-second, between 16 and 128.
+    fn reserved_ports(&self) -> u16 {
         let (first, last) = self.node_ports;
+        let size = last.saturating_sub(first).saturating_add(1);
+        if size < 16 { 0 } else { (size / 32).clamp(16, 128).min(size - 1) }
+    }
+
+    /// A random port of the upper part of the range.
+    fn random_port(&self) -> u16 {
+        let (first, last) = (self.node_ports.0 + self.reserved_ports(), self.node_ports.1);
         let count = u64::from(last.saturating_sub(first)) + 1;
         first + u16::try_from(stdx::random_u64() % count).unwrap_or(0)
     }
@@ -104,10 +115,6 @@ fn address_key(address: &str) -> Bytes {
     format!("{ROOT}ipaddresses/{address}").into()
 }
 
-fn port_key(protocol: &str, port: i64) -> Bytes {
-    format!("{ROOT}ranges/isopod-nodeports/{protocol}/{port}").into()
-}
-
 /// Fills in what the object needs and does not have, and gives the records that take it. Only Services have any.
 pub(crate) async fn plan(
     server: &ApiServer,
@@ -120,7 +127,7 @@ pub(crate) async fn plan(
     }
     let mut records = SideRecords::default();
     addresses(server, old, new, &mut records).await?;
-    ports(server, old, new, &mut records).await?;
+    ports::plan(server, old, new, &mut records).await?;
     Ok(records)
 }
 
@@ -178,7 +185,7 @@ pub(crate) fn release(served: &Served, object: &Value) -> SideRecords {
     let mut records = SideRecords::default();
     if is_service(served) {
         cluster_addresses(object).for_each(|address| records.release(address_key(address)));
-        node_ports(object).into_iter().for_each(|(protocol, port)| records.release(port_key(&protocol, port)));
+        ports::held(object).into_iter().for_each(|number| records.release(ports::key(number)));
     }
     records
 }
@@ -312,84 +319,6 @@ fn address_record(service: &Value, address: &str) -> Outcome<Bytes> {
     crate::stored::body_of("networking.k8s.io", "v1", "IPAddress", &object)
 }
 
-/// Protocol and number of a Service's node ports.
-fn node_ports(service: &Value) -> Vec<(String, i64)> {
-    let ports = service.at(&["spec", "ports"]).and_then(Value::as_array).unwrap_or_default();
-    let taken = ports.iter().filter_map(|port| {
-        let number = port.get("nodePort")?.as_i64().filter(|number| *number != 0)?;
-        Some((port.str_at(&["protocol"]).unwrap_or("TCP").to_owned(), number))
-    });
-    taken.collect()
-}
-
-async fn ports(server: &ApiServer, old: Option<&Value>, new: &mut Value, records: &mut SideRecords) -> Outcome<()> {
-    let mut kept: Vec<(String, i64)> = old.map(node_ports).unwrap_or_default();
-    let before = kept.clone();
-    let needs = match spec(new, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => new.at(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool) != Some(false),
-        _ => false,
-    };
-    let name = new.clone();
-    let list = new.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut);
-    let mut after = Vec::new();
-    for (index, port) in list.into_iter().flatten().enumerate() {
-        let protocol = port.str_at(&["protocol"]).unwrap_or("TCP").to_owned();
-        let number = port.get("nodePort").and_then(Value::as_i64).unwrap_or(0);
-        let number = match number {
-            0 if !needs => continue,
-            0 => draw_port(server, &protocol, &after).await?,
-            number => number,
-        };
-        if !before.contains(&(protocol.clone(), number)) && !after.contains(&(protocol.clone(), number)) {
-            take_port(server, &name, index, &protocol, number, records).await?;
-        }
-        after.push((protocol, number));
-        if let Some(members) = port.as_object_mut() {
-            members.insert("nodePort", number);
-        }
-    }
-    kept.retain(|port| !after.contains(port));
-    kept.into_iter().for_each(|(protocol, number)| records.release(port_key(&protocol, number)));
-    Ok(())
-}
-
-async fn draw_port(server: &ApiServer, protocol: &str, taken: &[(String, i64)]) -> Outcome<i64> {
-    for _ in 0..DRAWS * 8 {
-        let number = i64::from(server.network.random_port());
-        if !taken.iter().any(|(_, port)| *port == number) && is_free(server, &port_key(protocol, number)).await? {
-            return Ok(number);
-        }
-    }
-    Err(Refusal::internal("failed to allocate a nodePort: range is full"))
-}
-
-async fn take_port(
-    server: &ApiServer,
-    service: &Value,
-    index: usize,
-    protocol: &str,
-    number: i64,
-    records: &mut SideRecords,
-) -> Outcome<()> {
-    let (first, last) = server.network.node_ports;
-    let (ports, mut faults) = (Path::new("spec.ports"), FieldErrors::default());
-    let port = ports.index(index);
-    if !(i64::from(first)..=i64::from(last)).contains(&number) {
-        let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
-        faults.invalid(&port.child("nodePort"), &number, why);
-        return Err(invalid(service, faults));
-    }
-    let key = port_key(protocol, number);
-    if !is_free(server, &key).await? {
-        faults.invalid(&port.child("nodePort"), &number, "provided port is already allocated");
-        return Err(invalid(service, faults));
-    }
-    let owner = format!("{}/{}", api::meta::namespace(service), api::meta::name(service));
-    records.take(key, owner.into());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,6 +335,10 @@ mod tests {
         for _ in 0..1000 {
             let drawn = network.random_address();
             assert!(network.contains(drawn) && u32::from(drawn) > u32::from(Ipv4Addr::new(10, 43, 0, 255)), "{drawn}");
+            assert!((30_086..=32_767).contains(&network.random_port()));
+        }
+        for (range, reserved) in [((30_000, 30_009), 0), ((30_000, 30_099), 16), ((1, 65_535), 128)] {
+            assert_eq!(Network { node_ports: range, ..Network::default() }.reserved_ports(), reserved);
         }
     }
 }

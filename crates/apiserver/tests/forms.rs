@@ -384,3 +384,71 @@ async fn pods_of_a_node_are_found_without_the_others_and_in_chunks() {
     let unbound = world.get("/api/v1/pods?fieldSelector=spec.nodeName%3D").await.ok().json();
     assert_eq!(names(&unbound), ["none"]);
 }
+
+fn ports(service: &Json) -> Vec<i64> {
+    let ports = service["spec"]["ports"].as_array().expect("ports");
+    ports.iter().map(|port| port["nodePort"].as_i64().unwrap_or(0)).collect()
+}
+
+#[tokio::test]
+async fn ports_of_nodes_are_given_kept_and_taken_back_as_upstream_does() {
+    let world = World::new().await;
+    let port = |protocol: &str, port: i64, node_port: i64| {
+        let name = format!("{}-{port}", protocol.to_lowercase());
+        json!({"name": name, "port": port, "protocol": protocol, "nodePort": node_port})
+    };
+    let of = |name: &str, ports: &[Json]| service(name, json!({"type": "NodePort", "ports": ports}));
+    let dns = world.create(SERVICES, of("dns", &[port("TCP", 53, 0), port("UDP", 53, 0), port("TCP", 80, 0)])).await;
+    let dns = ports(&dns.ok().json());
+    assert!(dns[0] == dns[1] && dns[0] != dns[2], "one number and two protocols share: {dns:?}");
+    assert!(dns.iter().all(|number| *number >= 30_086), "the first ones are for those who ask: {dns:?}");
+    let asked = world.create(SERVICES, of("asked", &[port("TCP", 53, 0), port("UDP", 53, 30_053)])).await.ok().json();
+    assert_eq!(ports(&asked), [30_053, 30_053]);
+    assert_eq!(
+        world.create(SERVICES, of("other", &[port("SCTP", 9, 30_053)])).await.failure(),
+        "422 Invalid Service \"other\" is invalid: spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"
+    );
+    assert_eq!(
+        world.create(SERVICES, of("other", &[port("TCP", 9, 80)])).await.failure(),
+        "422 Invalid Service \"other\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
+    );
+    let path = format!("{SERVICES}/asked");
+    let dry = world.ask("POST", &format!("{SERVICES}?dryRun=All"), of("dry", &[port("TCP", 9, 30_060)])).await.ok();
+    assert_eq!(ports(&dry.json()), [30_060]);
+    world.create(SERVICES, of("dry", &[port("TCP", 9, 30_060)])).await.ok();
+    let moved = world.patch(&path, "merge", json!({"spec": {"ports": [port("TCP", 53, 30_054)]}})).await.ok().json();
+    assert_eq!(ports(&moved), [30_054]);
+    world.create(SERVICES, of("freed", &[port("TCP", 9, 30_053)])).await.ok();
+    let plain = world.patch(&path, "merge", json!({"spec": {"type": "ClusterIP"}})).await.ok().json();
+    assert_eq!(plain["spec"]["ports"][0].get("nodePort"), None);
+    let taken = world.create(SERVICES, of("taken", &[port("TCP", 9, 30_054)])).await.ok().json();
+    assert_eq!(ports(&taken), [30_054], "a type without ports of nodes gives them back");
+    world.ask("DELETE", &format!("{SERVICES}/taken"), Json::Null).await.ok();
+    let again =
+        world.patch(&path, "merge", json!({"spec": {"type": "NodePort", "ports": [port("TCP", 53, 30_054)]}})).await;
+    assert_eq!(ports(&again.ok().json()), [30_054]);
+}
+
+#[tokio::test]
+async fn a_balanced_service_has_a_port_to_ask_for_its_health_while_it_needs_one() {
+    let world = World::new().await;
+    let path = format!("{SERVICES}/a");
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_011});
+    let made = world.create(SERVICES, service("a", local.clone())).await.ok().json();
+    assert_eq!(made["spec"]["healthCheckNodePort"], 30_011);
+    assert_eq!(
+        world.create(SERVICES, service("b", local)).await.failure(),
+        "500 InternalError Internal error occurred: failed to allocate requested HealthCheck NodePort 30011: provided port is already allocated"
+    );
+    assert_eq!(
+        world.patch(&path, "merge", json!({"spec": {"healthCheckNodePort": 30_012}})).await.failure(),
+        "422 Invalid Service \"a\" is invalid: spec.healthCheckNodePort: Forbidden: field is immutable"
+    );
+    let cluster = world.patch(&path, "merge", json!({"spec": {"externalTrafficPolicy": "Cluster"}})).await.ok().json();
+    assert_eq!(cluster["spec"].get("healthCheckNodePort"), None);
+    let back = world.patch(&path, "merge", json!({"spec": {"externalTrafficPolicy": "Local"}})).await.ok().json();
+    assert!(back["spec"]["healthCheckNodePort"].as_i64().is_some_and(|number| number >= 30_086), "{back}");
+    let none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false});
+    let none = world.create(SERVICES, service("none", none)).await.ok().json();
+    assert_eq!(ports(&none), [0]);
+}
