@@ -6,6 +6,7 @@ use cni::Cidr;
 
 use crate::bridge::remove_links;
 use crate::error::NetError;
+use crate::hostports::HostPorts;
 use crate::names::Names;
 use crate::namespace;
 use crate::rules::Kernel;
@@ -42,6 +43,8 @@ fn remove_all(names: &Names, pod_cidr: Cidr) -> Result<(), NetError> {
     // Rules first: they lead to interfaces.
     let mut kernel = Kernel::open().map_err(NetError::kernel("open a netfilter socket"))?;
     kernel.remove(names).map_err(NetError::kernel("remove the service rules"))?;
+    let ports = HostPorts::open(names, pod_cidr.address()).map_err(NetError::kernel("open a netfilter socket"))?;
+    ports.remove_table().map_err(NetError::kernel("remove the ports of pods"))?;
     remove_links(names, pod_cidr)
 }
 

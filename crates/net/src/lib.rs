@@ -18,6 +18,7 @@ pub mod rules;
 mod checkpoint;
 mod cleanup;
 mod error;
+mod hostports;
 mod names;
 mod namespace;
 mod netlink;

@@ -42,13 +42,7 @@ fn validate(request: &AddRequest) -> Result<(), CniError> {
     if name.is_empty() || name.len() > 15 || matches!(name, b"." | b"..") || !name.iter().copied().all(sound) {
         return Err(CniError::new(Code::InvalidParameters, format!("invalid interface name {:?}", request.ifname)));
     }
-    match request.port_mappings.first() {
-        None => Ok(()),
-        Some(mapping) => Err(CniError::new(
-            Code::UnsupportedField,
-            format!("hostPort {} of pod {}/{}", mapping.host_port, request.pod.namespace, request.pod.name),
-        )),
-    }
+    Ok(())
 }
 
 fn connect(node: &Node, request: &AddRequest, address: IpAddr) -> Result<AddResult, CniError> {
@@ -77,6 +71,8 @@ fn connect(node: &Node, request: &AddRequest, address: IpAddr) -> Result<AddResu
     };
     configure_sandbox(&inside, &request.ifname, address, node.pool.gateway(), near.mac)?;
     configure_node(node, &near, address)?;
+    // Last: nobody is led to a pod that cannot be reached yet.
+    node.ports.set(&request.container_id, address, &request.port_mappings)?;
     Ok(result(node, &near, request, address))
 }
 
@@ -227,8 +223,9 @@ pub(super) fn del(node: &Node, request: &DelRequest) -> Result<(), CniError> {
     disconnect(node, &Holder { container_id: request.container_id.clone(), ifname: request.ifname.clone() })
 }
 
-/// The interface goes first: an address must not be free while somebody still answers to it.
+/// The interface goes before the address: that must not be free while somebody still answers to it.
 fn disconnect(node: &Node, holder: &Holder) -> Result<(), CniError> {
+    node.ports.remove(|owner| owner == holder.container_id).map_err(kernel("take ports of the node back"))?;
     let names = &node.options.names;
     let near =
         node.socket.link(&names.veth(&holder.container_id, &holder.ifname)).map_err(kernel("list interfaces"))?;
@@ -242,6 +239,7 @@ fn disconnect(node: &Node, holder: &Holder) -> Result<(), CniError> {
 /// Takes away what belongs to sandboxes that are no more.
 pub(super) fn gc(node: &Node, request: &GcRequest) -> Result<(), CniError> {
     let alive = |id: &str| request.valid.iter().any(|valid| valid == id);
+    node.ports.remove(|owner| !alive(owner)).map_err(kernel("take ports of the node back"))?;
     let links = node.socket.links().map_err(kernel("list interfaces"))?;
     for link in links.iter().filter(|link| is_pods(link, &node.options.names)) {
         // Without an owner's name it is what a crash left of an attachment that nobody was told of.

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::BridgeOptions;
 use super::pool::AddressPool;
 use crate::error::NetError;
+use crate::hostports::HostPorts;
 use crate::names::Names;
 use crate::namespace;
 use crate::netlink::route::{LINK_GROUP, Link, Owner, Route, Way};
@@ -25,6 +26,7 @@ pub(super) struct Node {
     pub(super) pool: AddressPool,
     pub(super) socket: Socket,
     pub(super) mtu: u32,
+    pub(super) ports: HostPorts,
 }
 
 impl Node {
@@ -41,7 +43,9 @@ impl Node {
         };
         let pool = AddressPool::open(&options.state_directory, options.pod_cidr)
             .map_err(NetError::io(format!("open {}", options.state_directory.display())))?;
-        let node = Node { options, pool, socket, mtu };
+        let ports = HostPorts::open(&options.names, pool.gateway());
+        let ports = ports.map_err(NetError::kernel("open a netfilter socket"))?;
+        let node = Node { options, pool, socket, mtu, ports };
         node.ensure()?;
         Ok(node)
     }

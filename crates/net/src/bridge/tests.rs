@@ -10,7 +10,7 @@ use crate::error::NetError;
 use crate::netlink::Socket;
 use crate::netlink::route::{Route, Way};
 use crate::scratch::Namespace;
-use crate::testbed::{TestNode, TestPod, call_tcp, request, serve_tcp};
+use crate::testbed::{TestNode, TestPod, call_tcp, call_udp, request, serve_tcp};
 
 fn check_of(pod: &TestPod) -> CheckRequest {
     CheckRequest {
@@ -120,15 +120,64 @@ async fn what_cannot_be_done_is_refused_by_name() {
     let namespace = Namespace::new();
     let mut mapped = request("a", &namespace);
     mapped.port_mappings =
-        vec![PortMapping { host_port: 80, container_port: 80, protocol: "tcp".into(), host_ip: None }];
+        vec![PortMapping { host_port: 80, container_port: 80, protocol: "tcp".into(), host_ip: "fd00::1".parse().ok() }];
     let error = node.network.add(&mapped).await.unwrap_err();
-    assert_eq!((error.code, error.to_string()), (Code::UnsupportedField, "hostPort 80 of pod default/a".into()));
+    assert_eq!((error.code, error.to_string()), (Code::UnsupportedField, "hostIP fd00::1 of hostPort 80".into()));
     let mut malformed = request("a", &namespace);
     malformed.container_id = "../a".into();
     assert_eq!(node.network.add(&malformed).await.unwrap_err().code, Code::InvalidParameters);
     let mut absent = request("a", &namespace);
     absent.netns = "/nonexistent".into();
     assert_eq!(node.network.add(&absent).await.unwrap_err().code, Code::Io);
+}
+
+#[tokio::test]
+async fn a_port_of_the_node_leads_to_its_pod_until_that_goes() {
+    let node = TestNode::start().await;
+    let client = node.pod("client").await;
+    let map = |host_port, protocol: &str, host_ip: Option<&str>| PortMapping {
+        host_port,
+        container_port: 3000,
+        protocol: protocol.into(),
+        host_ip: host_ip.map(|text| text.parse().unwrap()),
+    };
+    let gateway = node.network.gateway();
+    let other = "10.244.7.77";
+    let link = node.namespace.run(|| crate::netlink::Socket::route().unwrap());
+    link.add_address(1, cni::Cidr::host(other.parse().unwrap())).unwrap();
+    let mut mapped = Vec::new();
+    for (name, mappings) in [
+        ("a", vec![map(8080, "tcp", None), map(8080, "udp", None), map(8081, "tcp", Some("127.0.0.1"))]),
+        ("b", vec![map(8082, "tcp", Some(other))]),
+    ] {
+        let namespace = Namespace::new();
+        let mut wanted = request(name, &namespace);
+        wanted.port_mappings = mappings;
+        let result = node.network.add(&wanted).await.unwrap();
+        assert_eq!(node.network.add(&wanted).await.unwrap(), result);
+        let address = result.addresses().next().unwrap();
+        mapped.push(TestPod { namespace, request: wanted, result, address });
+    }
+    let [a, b] = mapped.as_slice() else { unreachable!("two were made") };
+    a.serve_tcp(3000, "a");
+    a.serve_udp(3000, "a");
+    b.serve_tcp(3000, "b");
+    let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+    let (on, to) = (&node.namespace, |port| SocketAddr::new(gateway, port));
+    assert_eq!(call_tcp(&client.namespace, to(8080)).unwrap(), format!("a {}", client.address), "its own address");
+    assert_eq!(call_udp(&client.namespace, to(8080)).unwrap(), format!("a {}", client.address));
+    assert_eq!(call_tcp(on, to(8080)).unwrap(), format!("a {gateway}"));
+    assert_eq!(call_tcp(on, at("127.0.0.1", 8080)).unwrap(), format!("a {gateway}"));
+    assert_eq!(call_tcp(on, at("127.0.0.1", 8081)).unwrap(), format!("a {gateway}"));
+    assert_eq!(call_tcp(&a.namespace, to(8080)).unwrap(), format!("a {gateway}"), "a pod to itself");
+    assert!(call_tcp(on, at(other, 8082)).unwrap().starts_with("b "));
+    for address in [to(8081), to(8082), to(8083)] {
+        assert!(call_tcp(on, address).is_err(), "{address}");
+    }
+    node.network.del(&del_of(a)).await.unwrap();
+    assert!(call_tcp(on, to(8080)).is_err() && call_tcp(on, at(other, 8082)).is_ok());
+    node.network.gc(&GcRequest { valid: vec![client.request.container_id.clone()] }).await.unwrap();
+    assert!(call_tcp(on, at(other, 8082)).is_err());
 }
 
 #[tokio::test]

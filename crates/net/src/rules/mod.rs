@@ -7,7 +7,7 @@
 //! Architecture Invariant: nothing here runs when the process ends; rules stay until [`crate::cleanup`].
 
 mod common;
-mod conntrack;
+pub(crate) mod conntrack;
 mod difference;
 mod endpoints;
 pub(crate) mod expression;

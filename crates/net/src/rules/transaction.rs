@@ -92,8 +92,8 @@ pub(crate) enum Element {
     Goto(Vec<u8>, String),
     /// A key that leads to a value.
     Value(Vec<u8>, Vec<u8>),
-    /// The same, with a comment that says whose it is.
-    Owned(Vec<u8>, Vec<u8>, String),
+    /// A key, of a map with its value, and a comment that says whose it is.
+    Owned(Vec<u8>, Option<Vec<u8>>, String),
 }
 
 /// A batch in the making, for one table.
@@ -300,7 +300,9 @@ fn write_element(list: &mut Message<'_>, element: &Element) {
             Element::Goto(_, chain) => expression::write_goto(attribute, NFTA_SET_ELEM_DATA, chain),
             Element::Value(_, value) => expression::write_value(attribute, NFTA_SET_ELEM_DATA, value),
             Element::Owned(_, value, owner) => {
-                expression::write_value(attribute, NFTA_SET_ELEM_DATA, value);
+                if let Some(value) = value {
+                    expression::write_value(attribute, NFTA_SET_ELEM_DATA, value);
+                }
                 attribute.put(NFTA_SET_ELEM_USERDATA, &comment_bytes(owner));
             }
         }

@@ -6,10 +6,10 @@ use api::quantity::Quantity;
 use cri::{
     Capability, ContainerConfig, ContainerMetadata, DnsConfig, ImageSpec, KeyValue, LinuxContainerConfig,
     LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RunAs, SecurityProfile,
-    Terminal,
+    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol, RunAs,
+    SecurityProfile, Terminal,
 };
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
 
 use super::env::expand;
 use super::seen::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
@@ -87,7 +87,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, cgroup_parent: &str, node: &NodeFacts) -
         hostname: if spec.host_network == Some(true) { String::new() } else { hostname(pod, node) },
         log_directory: log_directory(pod, node),
         dns_config: Some(dns(pod, node)),
-        port_mappings: Vec::new(),
+        port_mappings: if spec.host_network == Some(true) { Vec::new() } else { port_mappings(&spec) },
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         linux: LinuxPodSandboxConfig {
@@ -103,6 +103,26 @@ pub fn sandbox(pod: &Pod, attempt: u32, cgroup_parent: &str, node: &NodeFacts) -
             resources: None,
         },
     }
+}
+
+/// The ports of the node that lead to the pod.
+fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {
+    // Init containers that run to their end have no time in which they could be reached.
+    let runs = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(runs);
+    let ports = sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
+    let number = |port: Option<i32>| port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+    let mapping = |port: &ContainerPort| PortMapping {
+        protocol: match port.protocol.as_deref() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        },
+        container_port: number(Some(port.container_port)),
+        host_port: number(port.host_port),
+        host_ip: port.host_ip.clone().unwrap_or_default(),
+    };
+    ports.map(mapping).filter(|mapping| mapping.host_port != 0).collect()
 }
 
 fn identity(pod: &Pod) -> [(String, String); 3] {

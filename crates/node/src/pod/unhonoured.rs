@@ -9,8 +9,6 @@ use k8s_openapi::api::core::v1::Pod;
 /// neither false, zero, empty nor the value that stands behind it here.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.containers.*.env.*.valueFrom.fileKeyRef", None),
-    ("spec.containers.*.ports.*.hostIP", None),
-    ("spec.containers.*.ports.*.hostPort", None),
     ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
     ("spec.containers.*.resources.claims", None),
     ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),

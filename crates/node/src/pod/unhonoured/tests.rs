@@ -12,8 +12,8 @@ fn check(json: &str, expected: &[&str]) {
 #[test]
 fn names_the_field_by_its_path() {
     check(
-        r#"{"spec":{"containers":[{"name":"a"},{"name":"b","ports":[{"containerPort":1,"hostPort":2}]}]}}"#,
-        &["spec.containers[1].ports[0].hostPort"],
+        r#"{"spec":{"containers":[{"name":"a"},{"name":"b","stdin":true}]}}"#,
+        &["spec.containers[1].stdin"],
     );
     check(r#"{"spec":{"containers":[],"hostNetwork":true,"hostPID":false}}"#, &["spec.hostNetwork"]);
     check(
@@ -110,6 +110,8 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.livenessProbe", "probe.rs"),
     ("spec.containers.*.name", "pod/plan.rs"),
     ("spec.containers.*.ports.*.containerPort", "probe.rs"),
+    ("spec.containers.*.ports.*.hostIP", "net: hostports.rs"),
+    ("spec.containers.*.ports.*.hostPort", "net: hostports.rs"),
     ("spec.containers.*.ports.*.name", "probe.rs"),
     ("spec.containers.*.ports.*.protocol", "controllers: endpointslice.rs"),
     ("spec.containers.*.readinessProbe", "probe.rs"),
