@@ -73,6 +73,12 @@ pub struct Up {
     /// Authorities of registries: `HOST[:PORT]=FILE`.
     #[arg(long, value_name = "HOST=FILE")]
     pub registry_ca: Vec<String>,
+    /// Resolvers for names outside of the cluster, in place of those in /etc/resolv.conf.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub dns_upstream: Vec<String>,
+    /// Domains that have resolvers of their own.
+    #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT][,...]")]
+    pub dns_stub_domain: Vec<String>,
     #[command(flatten)]
     pub node: OfNode,
 }
@@ -143,4 +149,15 @@ pub struct Dataplane {
     pub domain: String,
     #[arg(long)]
     pub own_address: Vec<IpAddr>,
+    #[arg(long)]
+    pub upstream: Vec<String>,
+    #[arg(long)]
+    pub stub_domain: Vec<String>,
+    #[arg(long)]
+    pub metrics: Option<SocketAddr>,
+    #[arg(long, default_value = "")]
+    pub node_name: String,
+    /// Keeps another process running that does the work, instead of doing it.
+    #[arg(long)]
+    pub watch: bool,
 }

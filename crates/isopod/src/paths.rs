@@ -121,10 +121,6 @@ impl Paths {
         self.data.join("dataplane.checkpoint")
     }
 
-    pub fn dataplane_pid(&self) -> PathBuf {
-        self.run.join("dataplane.pid")
-    }
-
     /// What `up` was told, for `down`.
     pub fn settings(&self) -> PathBuf {
         self.data.join("settings.json")

@@ -1,14 +1,15 @@
 //! What leads to pods: Services and slices into the kernel's rules and to the data-plane process, and the DNS Service itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use client::{Cache, Client, ClientError, Snapshot, Target};
+use client::{Cache, Client, ClientError, Object, Snapshot, Target};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::feed::Feed;
-use net::input::{NetState, ServiceView, SliceView};
+use net::input::{NetState, ObjectKey, ServiceView, SliceView};
 use serde_json::json;
 use stdx::BoxFuture;
 
@@ -38,54 +39,129 @@ impl node::Rules for NodeRules {
     }
 }
 
+/// What rules and names are made from.
+pub struct Sources {
+    pub services: Cache,
+    pub slices: Cache,
+    pub namespaces: Cache,
+    pub nodes: Cache,
+    /// The name of this node.
+    pub node: String,
+}
+
 /// Keeps the rules as the caches say, until the task is dropped.
-pub async fn feed(feed: Feed, services: Cache, slices: Cache) {
+pub async fn feed(feed: Feed, sources: Sources) {
+    let Sources { services, slices, namespaces, nodes, node } = &sources;
+    let mut views = Views::default();
     // Rules are replaced only after complete lists.
-    let mut snapshots = (services.synced().await, slices.synced().await);
+    let (mut seen_services, mut seen_slices) = (services.synced().await, slices.synced().await);
+    let (mut seen_namespaces, mut seen_nodes) = (namespaces.synced().await, nodes.synced().await);
     loop {
-        if let Err(error) = feed.apply(state(&snapshots.0, &snapshots.1)).await {
-            tracing::error!(%error, "service rules not written");
-            stdx::sleep(Duration::from_millis(200)).await;
+        let zone = zone_of(&seen_nodes, node);
+        let state = views.state(&seen_services, &seen_slices).within(names(&seen_namespaces), zone.clone());
+        if views.last.as_ref() != Some(&state) {
+            match feed.apply(state.clone()).await {
+                Ok(_) => views.last = Some(state),
+                Err(error) => {
+                    tracing::error!(%error, "service rules not written");
+                    stdx::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+            }
         }
-        let (seen_services, seen_slices) = (snapshots.0.revision(), snapshots.1.revision());
         tokio::select! {
-            _ = services.progressed(seen_services) => {}
-            _ = slices.progressed(seen_slices) => {}
+            _ = services.progressed(seen_services.revision()) => {}
+            _ = slices.progressed(seen_slices.revision()) => {}
+            _ = namespaces.progressed(seen_namespaces.revision()) => {}
+            // Nodes tell of themselves all the time; of that only the zone counts.
+            _ = zone_changes(nodes, node, &zone) => {}
         }
-        snapshots = (services.snapshot(), slices.snapshot());
+        (seen_services, seen_slices) = (services.snapshot(), slices.snapshot());
+        (seen_namespaces, seen_nodes) = (namespaces.snapshot(), nodes.snapshot());
     }
 }
 
-fn state(services: &Arc<Snapshot>, slices: &Arc<Snapshot>) -> NetState {
-    let services = services
-        .iter()
-        .filter_map(|object| object.typed::<Service>().ok())
-        .map(|service| ServiceView::from_service(&service));
-    let slices = slices
-        .iter()
-        .filter_map(|object| object.typed::<EndpointSlice>().ok())
-        .filter_map(|slice| SliceView::from_slice(&slice));
-    NetState::new(services, slices)
+async fn zone_changes(nodes: &Cache, node: &str, zone: &str) {
+    let mut seen = nodes.snapshot();
+    while zone_of(&seen, node) == zone {
+        seen = nodes.progressed(seen.revision()).await;
+    }
+}
+
+fn zone_of(nodes: &Snapshot, node: &str) -> String {
+    let found = nodes.get("", node);
+    found.and_then(|node| node.meta().labels.get(ZONE).map(ToString::to_string)).unwrap_or_default()
+}
+
+fn names(namespaces: &Snapshot) -> Vec<String> {
+    namespaces.iter().map(|namespace| namespace.name().to_owned()).collect()
+}
+
+/// The label that says in which zone a node is.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+type Seen<V> = BTreeMap<ObjectKey, (u64, Option<Arc<V>>)>;
+
+/// What was made of objects before, by the revision that it was made of: a change of one slice among thousands costs no
+/// second look at the others.
+#[derive(Default)]
+struct Views {
+    services: Seen<ServiceView>,
+    slices: Seen<SliceView>,
+    last: Option<NetState>,
+}
+
+impl Views {
+    fn state(&mut self, services: &Snapshot, slices: &Snapshot) -> NetState {
+        let service = |object: &Object| object.typed::<Service>().ok().map(|typed| ServiceView::from_service(&typed));
+        let slice = |object: &Object| SliceView::from_slice(&object.typed::<EndpointSlice>().ok()?);
+        NetState {
+            services: seen(&mut self.services, services, service),
+            slices: seen(&mut self.slices, slices, slice),
+            ..NetState::default()
+        }
+    }
+}
+
+fn seen<V>(
+    known: &mut Seen<V>,
+    snapshot: &Snapshot,
+    view: impl Fn(&Object) -> Option<V>,
+) -> BTreeMap<ObjectKey, Arc<V>> {
+    let mut next = Seen::new();
+    for object in snapshot.iter() {
+        let key = ObjectKey::new(object.namespace(), object.name());
+        let entry = match known.remove(&key) {
+            Some(entry) if entry.0 == object.revision() => entry,
+            _ => (object.revision(), view(object).map(Arc::new)),
+        };
+        next.insert(key, entry);
+    }
+    *known = next;
+    known.iter().filter_map(|(key, (_, view))| Some((key.clone(), Arc::clone(view.as_ref()?)))).collect()
 }
 
 /// Makes the Service by which pods find DNS, with the data-plane process behind it.
 pub async fn publish_dns(client: &Client, settings: &Settings) -> anyhow::Result<()> {
     let labels =
         json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
-    let ports = |port: fn(&str, &str) -> serde_json::Value| [port("dns", "UDP"), port("dns-tcp", "TCP")];
+    let ports = |port: fn(&str, u16, &str) -> serde_json::Value| {
+        [port("dns", 53, "UDP"), port("dns-tcp", 53, "TCP"), port("metrics", crate::dataplane::METRICS_PORT, "TCP")]
+    };
+    let annotations = json!({"prometheus.io/port": "9153", "prometheus.io/scrape": "true"});
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels, "annotations": annotations},
         "spec": {
             "clusterIP": settings.dns_address.to_string(),
-            "ports": ports(|name, protocol| json!({"name": name, "port": 53, "protocol": protocol, "targetPort": 53})),
+            "ports": ports(|name, port, protocol| json!({"name": name, "port": port, "protocol": protocol, "targetPort": port})),
         },
     });
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"kubernetes.io/service-name": "kube-dns"}},
         "endpoints": [{"addresses": [settings.gateway.to_string()], "conditions": {"ready": true}}],
-        "ports": ports(|name, protocol| json!({"name": name, "port": 53, "protocol": protocol})),
+        "ports": ports(|name, port, protocol| json!({"name": name, "port": port, "protocol": protocol})),
     });
     create(client, Target::new("", "v1", "services").namespace("kube-system"), &service)
         .await

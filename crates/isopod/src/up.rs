@@ -174,21 +174,30 @@ async fn start_node(
     // Rules are a user of their own, with upstream's role for it.
     let proxy = Client::new(control.server.in_process(apiserver::User::new("system:kube-proxy", &[])), "kube-proxy");
     let services = Cache::start(tasks, proxy.clone(), Watched::of::<core::Service>());
-    let slices = Cache::start(tasks, proxy, Watched::of::<EndpointSlice>());
-    let dns = std::net::SocketAddr::new(settings.gateway, 53);
-    tasks.spawn("data plane", dataplane::keep(paths.clone(), vec![dns], vec![settings.gateway, settings.dns_address]));
+    let slices = Cache::start(tasks, proxy.clone(), Watched::of::<EndpointSlice>());
+    // Names of pods exist where their namespace does, and the node's zone is its label's.
+    let namespaces = Cache::start(tasks, proxy.clone(), Watched::of::<core::Namespace>());
+    let nodes = Cache::start(tasks, proxy.clone(), Watched::of::<core::Node>());
+    tasks.spawn("data plane", dataplane::keep(paths.clone(), data_plane(up, settings)));
     let facts = RuleFacts {
         node_name: settings.node_name.clone(),
         names: settings.names.clone(),
         gateway: Some(settings.gateway),
         pod_cidrs: vec![settings.pod_cidr],
         cluster_cidrs: vec![settings.pod_cidr],
-        host_ports: vec![(Protocol::Udp, 53), (Protocol::Tcp, 53), (Protocol::Tcp, settings.port)],
+        host_ports: vec![
+            (Protocol::Udp, 53),
+            (Protocol::Tcp, 53),
+            (Protocol::Tcp, dataplane::METRICS_PORT),
+            (Protocol::Tcp, settings.port),
+        ],
     };
     let feed = Feed::start(FeedOptions { facts, netns: None, dataplane: Some(paths.dataplane_socket()) }, tasks)
         .await
         .context("start the service rules")?;
-    tasks.spawn("rules", routes::feed(feed.clone(), services.clone(), slices));
+    let sources =
+        routes::Sources { services: services.clone(), slices, namespaces, nodes, node: settings.node_name.clone() };
+    tasks.spawn("rules", routes::feed(feed.clone(), sources));
     let machine = Machine::read(paths.data(), &format!("v1.36.0+isopod.{}", env!("CARGO_PKG_VERSION")))?;
     let options = Options {
         client,
@@ -242,6 +251,17 @@ fn reserved(up: &cli::args::Up) -> anyhow::Result<Reserved> {
             let wrong: Vec<String> = [kube.err(), system.err(), thresholds.err()].into_iter().flatten().collect();
             bail!("{}", wrong.join("; "))
         }
+    }
+}
+
+fn data_plane(up: &cli::args::Up, settings: &Settings) -> dataplane::Wanted {
+    dataplane::Wanted {
+        listen: vec![std::net::SocketAddr::new(settings.gateway, 53)],
+        own: vec![settings.gateway, settings.dns_address],
+        upstreams: up.dns_upstream.clone(),
+        stub_domains: up.dns_stub_domain.clone(),
+        metrics: std::net::SocketAddr::new(settings.gateway, dataplane::METRICS_PORT),
+        node_name: settings.node_name.clone(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The data-plane process's memory on disk: names resolve from it until an agent says more.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -17,6 +18,7 @@ struct Written<'a> {
     version: u32,
     services: Vec<&'a ServiceView>,
     slices: Vec<&'a SliceView>,
+    namespaces: &'a BTreeSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -28,6 +30,8 @@ struct Version {
 struct Read {
     services: Vec<ServiceView>,
     slices: Vec<SliceView>,
+    #[serde(default)]
+    namespaces: BTreeSet<String>,
 }
 
 /// The state in the file at `path`; `None` when there is no such file.
@@ -43,7 +47,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<NetState>, NetError> {
         return Err(NetError::Version { what: path.display().to_string(), version, known: VERSION });
     }
     let read: Read = serde_json::from_slice(&text).map_err(malformed)?;
-    Ok(Some(NetState::new(read.services, read.slices)))
+    Ok(Some(NetState::new(read.services, read.slices).within(read.namespaces, "")))
 }
 
 /// Replaces the file at `path`: after a crash at any moment it holds either the old state or the new one, whole.
@@ -55,6 +59,7 @@ pub(crate) fn write(path: &Path, state: &NetState) -> Result<(), NetError> {
             version: VERSION,
             services: state.services.values().map(Arc::as_ref).collect(),
             slices: state.slices.values().map(Arc::as_ref).collect(),
+            namespaces: &state.namespaces,
         };
         serde_json::to_writer(&mut file, &written)?;
         file.flush()?;
@@ -76,7 +81,7 @@ mod tests {
         let scratch = Scratch::new("checkpoint");
         let path = scratch.path().join("names.json");
         assert_eq!(read(&path).unwrap(), None);
-        let state = web(&["10.0.0.1".parse().unwrap()]);
+        let state = web(&["10.0.0.1".parse().unwrap()]).within(["default".to_owned()], "");
         write(&path, &state).unwrap();
         write(&path, &state).unwrap();
         assert_eq!(read(&path).unwrap(), Some(state));

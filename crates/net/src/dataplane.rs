@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use stdx::{Cancel, TaskTree};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::checkpoint;
-use crate::dns::{DnsServer, ForwardOptions, Listeners, Resolvers, Zone};
+use crate::dns::{DnsServer, ForwardOptions, Listeners, Metrics, Resolvers, StubDomain, Zone};
 use crate::error::NetError;
+use crate::health::{self, HealthPorts};
+use crate::http::{self, Page};
 use crate::input::NetState;
 use crate::protocol::{Greeting, Received, VERSION, read_frame, write_frame};
 
@@ -36,6 +38,14 @@ pub struct DataplaneOptions {
     pub domain: String,
     /// The host's resolver configuration, `/etc/resolv.conf`.
     pub resolvers: PathBuf,
+    /// Who is asked for names that are not the cluster's, in place of the host's resolvers; those when empty.
+    pub upstreams: Vec<SocketAddr>,
+    /// Domains that have resolvers of their own.
+    pub stub_domains: Vec<StubDomain>,
+    /// Where counts are told; nowhere when absent.
+    pub metrics: Option<SocketAddr>,
+    /// The node's name, by which endpoints are known to be here.
+    pub node_name: String,
     /// Addresses that lead back to this server, such as that of the DNS Service: never asked as a resolver.
     pub own_addresses: Vec<IpAddr>,
 }
@@ -72,8 +82,19 @@ pub async fn serve(options: DataplaneOptions, cancel: Cancel) -> Result<(), NetE
     let plane = DataPlane::open(&options)?;
     let tasks = TaskTree::default();
     let own = options.listen.iter().map(SocketAddr::ip).chain(options.own_addresses.iter().copied()).collect();
-    let resolvers = Resolvers::from_file(&options.resolvers, own);
-    DnsServer::new(Arc::clone(&plane.zone), resolvers, ForwardOptions::default()).serve(listeners, &tasks);
+    let resolvers = match options.upstreams.is_empty() {
+        true => Resolvers::from_file(&options.resolvers, own),
+        false => Resolvers::fixed(options.upstreams.clone()),
+    };
+    let zone = Arc::clone(&plane.zone);
+    let server = DnsServer::new(zone, resolvers, &options.stub_domains, ForwardOptions::default());
+    if let Some(address) = options.metrics {
+        let listener = http::listen(address).map_err(NetError::io(format!("listen on tcp {address}")))?;
+        let counts = server.metrics();
+        tasks.spawn("metrics", http::serve(listener, tasks.clone(), move |path| metrics_page(path, &counts)));
+    }
+    server.serve(listeners, &tasks);
+    tasks.spawn("health", plane.clone().tell_health(options.node_name.clone(), tasks.clone()));
     tasks.spawn("control", plane.clone().accept(control, tasks.clone()));
     tasks.spawn("checkpoint", plane.clone().write_checkpoints());
     cancel.cancelled().await;
@@ -83,12 +104,24 @@ pub async fn serve(options: DataplaneOptions, cancel: Cancel) -> Result<(), NetE
     plane.write_now()
 }
 
+fn metrics_page(path: &str, counts: &Metrics) -> Page {
+    let known = path.split('?').next() == Some("/metrics");
+    Page {
+        status: if known { "200 OK" } else { "404 Not Found" },
+        content_type: "text/plain; version=0.0.4; charset=utf-8",
+        headers: Vec::new(),
+        body: if known { counts.text() } else { "404 page not found\n".to_owned() },
+    }
+}
+
 /// What the process knows, and where it keeps it.
 #[derive(Clone)]
 struct DataPlane {
     zone: Arc<RwLock<Zone>>,
     checkpoint: Arc<Path>,
     changed: Arc<Notify>,
+    /// The same for who looks at the state and not at the file.
+    version: Arc<watch::Sender<u64>>,
     written: Arc<RwLock<NetState>>,
 }
 
@@ -107,6 +140,7 @@ impl DataPlane {
             zone: Arc::new(RwLock::new(zone)),
             checkpoint: options.checkpoint.as_path().into(),
             changed: Arc::default(),
+            version: Arc::new(watch::Sender::new(0)),
             written,
         })
     }
@@ -163,8 +197,21 @@ impl DataPlane {
                 None => change(&mut self.zone.write().unwrap_or_else(PoisonError::into_inner), update),
             }
             self.changed.notify_one();
+            self.version.send_modify(|version| *version += 1);
         }
         Ok(())
+    }
+
+    /// Keeps the ports open on which load balancers ask for this node's endpoints.
+    async fn tell_health(self, node: String, tasks: TaskTree) {
+        let (mut ports, mut version) = (HealthPorts::default(), self.version.subscribe());
+        loop {
+            let state = self.zone.read().unwrap_or_else(PoisonError::into_inner).state().clone();
+            ports.set(health::wanted(&state, &node), &tasks);
+            if version.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn write_checkpoints(self) {
@@ -203,6 +250,7 @@ impl DataPlane {
 fn gather(list: &mut NetState, update: Received) {
     list.services.extend(update.services.into_iter().map(|view| (view.key.clone(), Arc::new(view))));
     list.slices.extend(update.slices.into_iter().map(|view| (view.key.clone(), Arc::new(view))));
+    list.namespaces.extend(update.namespaces.into_iter().flatten());
 }
 
 fn change(zone: &mut Zone, update: Received) {
@@ -210,11 +258,17 @@ fn change(zone: &mut Zone, update: Received) {
     update.removed_slices.iter().for_each(|key| zone.remove_slice(key));
     update.services.into_iter().for_each(|view| zone.set_service(Arc::new(view)));
     update.slices.into_iter().for_each(|view| zone.set_slice(Arc::new(view)));
+    if let Some(namespaces) = update.namespaces {
+        zone.set_namespaces(namespaces);
+    }
 }
 
 /// Makes the zone that of `list`, touching only what differs.
 fn replace(zone: &mut Zone, list: NetState) {
     let old = zone.state().clone();
+    if old.namespaces != list.namespaces {
+        zone.set_namespaces(list.namespaces);
+    }
     old.services.keys().filter(|key| !list.services.contains_key(key)).for_each(|key| zone.remove_service(key));
     old.slices.keys().filter(|key| !list.slices.contains_key(key)).for_each(|key| zone.remove_slice(key));
     let changed = list.services.into_iter().filter(|(key, view)| old.services.get(key) != Some(view));

@@ -143,9 +143,11 @@ impl HostPorts {
         transaction.add_map(BOUND, &[TYPE_ADDRESS, TYPE_TRANSPORT, TYPE_PORT], &target);
         transaction.add_map(ANY, &port, &target);
         transaction.add_set(HAIRPINS, &[TYPE_ADDRESS, TYPE_ADDRESS]);
-        for (name, number, priority) in
-            [(PREROUTING, 0, PRIORITY_DESTINATION), (OUTPUT, 3, PRIORITY_DESTINATION), (POSTROUTING, 4, PRIORITY_SOURCE)]
-        {
+        for (name, number, priority) in [
+            (PREROUTING, 0, PRIORITY_DESTINATION),
+            (OUTPUT, 3, PRIORITY_DESTINATION),
+            (POSTROUTING, 4, PRIORITY_SOURCE),
+        ] {
             transaction.add_chain(name, Some(Hook { kind: "nat", number, priority }));
         }
         for chain in [PREROUTING, OUTPUT] {

@@ -3,6 +3,7 @@
 //! A frame is its length (four bytes, big-endian) and a JSON document with a `version`. The data-plane process greets
 //! first; then the agent sends everything it knows, in parts, and from then on what changes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -46,6 +47,9 @@ pub(crate) struct Update<S, L> {
     pub(crate) removed_services: Vec<ObjectKey>,
     #[serde(default)]
     pub(crate) removed_slices: Vec<ObjectKey>,
+    /// All namespaces; absent when they are as before.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub(crate) namespaces: Option<BTreeSet<String>>,
 }
 
 /// An update as it is read.
@@ -63,6 +67,7 @@ impl<S, L> Default for Update<S, L> {
             slices: Vec::new(),
             removed_services: Vec::new(),
             removed_slices: Vec::new(),
+            namespaces: None,
         }
     }
 }
@@ -79,6 +84,7 @@ pub(crate) fn complete(state: &NetState) -> Vec<Sent<'_>> {
     if updates.is_empty() {
         updates.push(Sent::default());
     }
+    updates[0].namespaces = Some(state.namespaces.clone());
     let last = updates.len() - 1;
     for (index, update) in updates.iter_mut().enumerate() {
         update.complete = index == 0;
@@ -97,9 +103,11 @@ pub(crate) fn difference<'a>(old: &NetState, new: &'a NetState) -> Option<Sent<'
         slices: slices.map(|(_, view)| view.as_ref()).collect(),
         removed_services: old.services.keys().filter(|key| !new.services.contains_key(key)).cloned().collect(),
         removed_slices: old.slices.keys().filter(|key| !new.slices.contains_key(key)).cloned().collect(),
+        namespaces: (old.namespaces != new.namespaces).then(|| new.namespaces.clone()),
         ..Sent::default()
     };
-    let empty = update.services.is_empty()
+    let empty = update.namespaces.is_none()
+        && update.services.is_empty()
         && update.slices.is_empty()
         && update.removed_services.is_empty()
         && update.removed_slices.is_empty();

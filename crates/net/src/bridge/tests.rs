@@ -119,8 +119,12 @@ async fn what_cannot_be_done_is_refused_by_name() {
     let node = TestNode::start().await;
     let namespace = Namespace::new();
     let mut mapped = request("a", &namespace);
-    mapped.port_mappings =
-        vec![PortMapping { host_port: 80, container_port: 80, protocol: "tcp".into(), host_ip: "fd00::1".parse().ok() }];
+    mapped.port_mappings = vec![PortMapping {
+        host_port: 80,
+        container_port: 80,
+        protocol: "tcp".into(),
+        host_ip: "fd00::1".parse().ok(),
+    }];
     let error = node.network.add(&mapped).await.unwrap_err();
     assert_eq!((error.code, error.to_string()), (Code::UnsupportedField, "hostIP fd00::1 of hostPort 80".into()));
     let mut malformed = request("a", &namespace);

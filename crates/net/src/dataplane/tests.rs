@@ -32,6 +32,10 @@ impl Place {
             domain: "cluster.local".into(),
             resolvers: self.scratch.path().join("resolv.conf"),
             own_addresses: Vec::new(),
+            upstreams: Vec::new(),
+            stub_domains: Vec::new(),
+            metrics: Some("127.0.0.1:9153".parse().unwrap()),
+            node_name: "node".into(),
         }
     }
 
@@ -108,6 +112,56 @@ fn follows_the_feed_and_remembers_without_it() {
         resolves_to(Some("10.96.0.11")).await;
     });
     place.with_dataplane(async || resolves_to(Some("10.96.0.11")).await);
+}
+
+/// The first line of the answer to a request to `address`.
+async fn told(address: &str) -> String {
+    use tokio::io::AsyncReadExt as _;
+    for _ in 0..250 {
+        if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            return text;
+        }
+        stdx::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nobody listens at {address}");
+}
+
+#[test]
+fn counts_and_health_are_told_and_the_latter_without_an_agent() {
+    let place = Place::new("told");
+    let balanced = crate::input::ServiceView {
+        external_local: true,
+        health_check_node_port: 30_100,
+        ..service("web", "10.96.0.10")
+    };
+    place.with_dataplane(async || {
+        let tasks = TaskTree::default();
+        let feed = place.feed(&tasks).await;
+        feed.apply(NetState::new([balanced.clone()], [slice("web", [])])).await.unwrap();
+        resolves_to(Some("10.96.0.10")).await;
+        assert!(told("127.0.0.1:30100").await.starts_with("HTTP/1.1 503 "));
+        feed.apply(NetState::new([balanced.clone()], [slice("web", [endpoint("10.0.0.1")])])).await.unwrap();
+        for round in 0.. {
+            assert!(round < 250, "the endpoint is not told");
+            if told("127.0.0.1:30100").await.starts_with("HTTP/1.1 200 ") {
+                break;
+            }
+            stdx::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(told("127.0.0.1:9153").await.contains("coredns_dns_requests_total{"));
+        drop(feed);
+        tasks.drain(Duration::from_secs(1)).await.unwrap();
+    });
+    place.with_dataplane(async || {
+        let text = told("127.0.0.1:30100").await;
+        assert!(
+            text.starts_with("HTTP/1.1 200 ") && text.contains("X-Load-Balancing-Endpoint-Weight: 1\r\n"),
+            "{text}"
+        );
+    });
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
@@ -12,7 +12,8 @@ use stdx::Mono;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::resolvers::Resolvers;
+use super::metrics::Metrics;
+use super::resolvers::{Resolvers, StubDomain};
 
 /// A size that no path on the way has to split.
 const PAYLOAD: u16 = 1232;
@@ -29,8 +30,10 @@ pub struct ForwardOptions {
     pub concurrent_max: usize,
     /// How many answers are remembered.
     pub cache_max: usize,
-    /// No answer is remembered for longer.
+    /// No answer is remembered for longer, and no client is told to; as upstream's usual configuration has it.
     pub cache_time_max: Duration,
+    /// Every answer is remembered for so long at least, as upstream's server does.
+    pub cache_time_min: Duration,
 }
 
 impl Default for ForwardOptions {
@@ -41,6 +44,7 @@ impl Default for ForwardOptions {
             concurrent_max: 256,
             cache_max: 2048,
             cache_time_max: Duration::from_secs(30),
+            cache_time_min: Duration::from_secs(5),
         }
     }
 }
@@ -81,13 +85,30 @@ struct Remembered {
 pub(super) struct Forwarder {
     options: ForwardOptions,
     resolvers: Resolvers,
+    /// The longest domain first.
+    stubs: Vec<(Vec<String>, Resolvers)>,
+    metrics: Arc<Metrics>,
     under_way: AtomicUsize,
     cache: Mutex<BTreeMap<Key, Remembered>>,
 }
 
 impl Forwarder {
-    pub(super) fn new(options: ForwardOptions, resolvers: Resolvers) -> Forwarder {
-        Forwarder { options, resolvers, under_way: AtomicUsize::new(0), cache: Mutex::default() }
+    pub(super) fn new(
+        options: ForwardOptions,
+        resolvers: Resolvers,
+        stubs: &[StubDomain],
+        metrics: Arc<Metrics>,
+    ) -> Forwarder {
+        let mut stubs: Vec<_> = stubs.iter().map(|stub| (stub.labels().to_vec(), stub.resolvers())).collect();
+        stubs.sort_by_key(|(labels, _)| std::cmp::Reverse(labels.len()));
+        Forwarder { options, resolvers, stubs, metrics, under_way: AtomicUsize::new(0), cache: Mutex::default() }
+    }
+
+    /// Who knows names like this one.
+    fn resolvers_of(&self, question: &Question) -> &Resolvers {
+        let name: Vec<String> = super::zone::labels(question.query.name());
+        let stub = self.stubs.iter().find(|(domain, _)| name.ends_with(domain));
+        stub.map_or(&self.resolvers, |(_, resolvers)| resolvers)
     }
 
     /// What was remembered of an earlier answer to this question, its times run down accordingly.
@@ -109,21 +130,23 @@ impl Forwarder {
     /// The host's resolvers' answer.
     pub(super) async fn ask(&self, question: &Question) -> Reply {
         if let Some(reply) = self.recall(question) {
+            self.metrics.count_cache("hits");
             return reply;
         }
+        self.metrics.count_cache("misses");
         let _place = match Place::take(&self.under_way, self.options.concurrent_max) {
             Some(place) => place,
             None => return Reply::failure(ResponseCode::ServFail),
         };
-        let servers = self.resolvers.servers();
+        let servers = self.resolvers_of(question).servers();
         if servers.is_empty() {
             return Reply::failure(ResponseCode::Refused);
         }
         let mut last = Reply::failure(ResponseCode::ServFail);
         for server in servers.iter().cycle().take(servers.len() * self.options.rounds) {
             match stdx::timeout(self.options.try_timeout, ask_one(*server, question)).await {
-                Ok(Ok(reply)) if !matches!(reply.code, ResponseCode::ServFail | ResponseCode::Refused) => {
-                    self.remember(question, &reply);
+                Ok(Ok(mut reply)) if !matches!(reply.code, ResponseCode::ServFail | ResponseCode::Refused) => {
+                    self.remember(question, &mut reply);
                     return reply;
                 }
                 Ok(Ok(reply)) => last = reply,
@@ -134,10 +157,16 @@ impl Forwarder {
         last
     }
 
-    fn remember(&self, question: &Question, reply: &Reply) {
+    /// Remembers a reply for as long as its records say, within limits, which is told to the client as well: it would be
+    /// odd to hear a long time first and a short one after.
+    fn remember(&self, question: &Question, reply: &mut Reply) {
         let Some(seconds) = lifetime(reply) else { return };
         let now = stdx::mono();
-        let until = now + Duration::from_secs(seconds.into()).min(self.options.cache_time_max);
+        let lasts = Duration::from_secs(seconds.into()).clamp(self.options.cache_time_min, self.options.cache_time_max);
+        let until = now + lasts;
+        for record in reply.answers.iter_mut().chain(&mut reply.authorities) {
+            record.ttl = u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX);
+        }
         let mut cache = self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if cache.len() >= self.options.cache_max {
             cache.retain(|_, remembered| now < remembered.until);
@@ -187,7 +216,7 @@ fn lifetime(reply: &Reply) -> Option<u32> {
         RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
         _ => None,
     });
-    shortest.or(negative).filter(|seconds| *seconds > 0)
+    shortest.or(negative)
 }
 
 async fn ask_one(server: SocketAddr, question: &Question) -> std::io::Result<Reply> {

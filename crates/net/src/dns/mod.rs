@@ -4,11 +4,14 @@
 //! server with its usual configuration (`pods insecure`).
 
 mod forward;
+mod metrics;
 mod resolvers;
 mod server;
 mod zone;
 
 pub use forward::ForwardOptions;
-pub use resolvers::Resolvers;
+pub use metrics::Metrics;
+pub use resolvers::{Resolvers, StubDomain, server_address};
+pub(crate) use server::bind_tcp;
 pub use server::{DnsServer, Listeners};
 pub use zone::{Answer, Outcome, Zone};

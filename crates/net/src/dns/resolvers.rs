@@ -22,6 +22,42 @@ pub struct Resolvers {
     known: Mutex<Known>,
 }
 
+/// A domain whose names are asked of resolvers of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StubDomain {
+    /// Its labels in lower case, from the left.
+    labels: Vec<String>,
+    /// Who is asked.
+    servers: Vec<SocketAddr>,
+}
+
+impl StubDomain {
+    /// Reads `DOMAIN=ADDRESS[:PORT][,…]`.
+    pub fn parse(text: &str) -> Option<StubDomain> {
+        let (domain, servers) = text.split_once('=')?;
+        let servers: Option<Vec<SocketAddr>> = servers.split(',').map(server_address).collect();
+        let labels = domain.trim_end_matches('.').split('.').map(str::to_ascii_lowercase).collect::<Vec<_>>();
+        let sound = labels.iter().all(|label| !label.is_empty() && label.len() < 64);
+        Some(StubDomain { labels, servers: servers.filter(|_| sound)? })
+    }
+
+    /// The labels of the domain.
+    pub(super) fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// The resolvers to ask.
+    pub(super) fn resolvers(&self) -> Resolvers {
+        Resolvers::fixed(self.servers.clone())
+    }
+}
+
+/// An address with or without a port; DNS' own when without.
+pub fn server_address(text: &str) -> Option<SocketAddr> {
+    let bare = || text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, 53));
+    text.parse().ok().or_else(bare)
+}
+
 #[derive(Debug, Default)]
 struct Known {
     servers: Vec<SocketAddr>,
@@ -88,6 +124,17 @@ mod tests {
         let texts: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
         assert_eq!(texts, ["10.0.0.1:53", "10.0.0.2:53", "[::1]:53"]);
         assert_eq!(servers_in("", &[]), []);
+    }
+
+    #[test]
+    fn a_stub_domain_names_a_domain_and_who_knows_it() {
+        let stub = StubDomain::parse("Corp.Example.=10.0.0.1,10.0.0.2:5353").unwrap();
+        assert_eq!(stub.labels(), ["corp", "example"]);
+        let texts: Vec<String> = stub.resolvers().servers().iter().map(SocketAddr::to_string).collect();
+        assert_eq!(texts, ["10.0.0.1:53", "10.0.0.2:5353"]);
+        for text in ["", "a", "a=", "a=b", "=10.0.0.1", "a..b=10.0.0.1", "a=10.0.0.1,"] {
+            assert_eq!(StubDomain::parse(text), None, "{text}");
+        }
     }
 
     #[test]

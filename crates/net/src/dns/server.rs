@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::forward::{ForwardOptions, Forwarder, Question, Reply, only};
-use super::resolvers::Resolvers;
+use super::metrics::{Metrics, Seen};
+use super::resolvers::{Resolvers, StubDomain};
 use super::zone::{Answer, Outcome, Zone};
 use crate::error::NetError;
 
@@ -36,6 +37,7 @@ const HEADER_SIZE: usize = 12;
 pub struct DnsServer {
     zone: Arc<RwLock<Zone>>,
     forwarder: Arc<Forwarder>,
+    metrics: Arc<Metrics>,
     turn: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
 }
@@ -65,7 +67,8 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens at an address that need not be the machine's yet.
+pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = open(address, rustix::net::SocketType::STREAM)?;
     // Connections of a predecessor that are still winding down must not keep us from the port.
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -104,13 +107,43 @@ enum First {
 
 impl DnsServer {
     /// A server for the names in `zone`, which may change while it runs.
-    pub fn new(zone: Arc<RwLock<Zone>>, resolvers: Resolvers, options: ForwardOptions) -> DnsServer {
+    pub fn new(
+        zone: Arc<RwLock<Zone>>,
+        resolvers: Resolvers,
+        stubs: &[StubDomain],
+        options: ForwardOptions,
+    ) -> DnsServer {
+        let metrics = Arc::<Metrics>::default();
         DnsServer {
             zone,
-            forwarder: Arc::new(Forwarder::new(options, resolvers)),
+            forwarder: Arc::new(Forwarder::new(options, resolvers, stubs, Arc::clone(&metrics))),
+            metrics,
             turn: Arc::default(),
             waiting: Arc::default(),
         }
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Counts an answered question.
+    fn count(&self, question: &[u8], answer: &[u8], peer: SocketAddr, transport: Transport, began: stdx::Mono) {
+        // What cannot be read was no question.
+        let Ok(request) = Message::from_vec(question) else { return };
+        let Some(query) = request.queries.first() else { return };
+        let origin = self.zone.read().unwrap_or_else(PoisonError::into_inner).origin();
+        let name = query.name().to_lowercase();
+        let code = answer.get(3).map_or(0, |flags| flags & 0xf);
+        self.metrics.count(Seen {
+            transport: if transport == Transport::Udp { "udp" } else { "tcp" },
+            ipv6: peer.is_ipv6(),
+            kind: &query.query_type().to_string(),
+            zone: &if origin.zone_of(&name) { origin.to_ascii() } else { ".".to_owned() },
+            code: code_name(code),
+            took: stdx::mono() - began,
+        });
     }
 
     /// Serves on `listeners` until the tasks are cancelled.
@@ -137,20 +170,25 @@ impl DnsServer {
                 }
             };
             backoff.succeed();
-            match self.first(&buffer[..length], Transport::Udp) {
+            let (began, asked) = (stdx::mono(), &buffer[..length]);
+            match self.first(asked, Transport::Udp) {
                 First::Silence => {}
-                First::Ready(bytes) => send(&socket, &bytes, peer).await,
+                First::Ready(bytes) => {
+                    send(&socket, &bytes, peer).await;
+                    self.count(asked, &bytes, peer, Transport::Udp, began);
+                }
                 First::Forward(request, found, name) => {
                     if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
                         self.waiting.fetch_sub(1, Ordering::Relaxed);
                         send(&socket, &failure(&request, ResponseCode::ServFail), peer).await;
                         continue;
                     }
-                    let (server, socket) = (self.clone(), Arc::clone(&socket));
+                    let (server, socket, asked) = (self.clone(), Arc::clone(&socket), asked.to_vec());
                     tasks.spawn("dns-forward", async move {
                         let bytes = server.forward(&request, found, name, Transport::Udp).await;
                         server.waiting.fetch_sub(1, Ordering::Relaxed);
                         send(&socket, &bytes, peer).await;
+                        server.count(&asked, &bytes, peer, Transport::Udp, began);
                     });
                 }
             }
@@ -163,12 +201,12 @@ impl DnsServer {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     backoff.succeed();
                     let server = self.clone();
                     tasks.spawn("dns-connection", async move {
                         // How a client ends its connection is its own affair.
-                        drop(server.serve_connection(stream).await);
+                        drop(server.serve_connection(stream, peer).await);
                         drop(place);
                     });
                 }
@@ -180,11 +218,12 @@ impl DnsServer {
         }
     }
 
-    async fn serve_connection(&self, mut stream: TcpStream) -> io::Result<()> {
+    async fn serve_connection(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         loop {
             let length = stdx::timeout(IDLE, stream.read_u16()).await.map_err(io::Error::other)??;
             let mut bytes = vec![0; length.into()];
             stdx::timeout(IDLE, stream.read_exact(&mut bytes)).await.map_err(io::Error::other)??;
+            let began = stdx::mono();
             let answer = match self.first(&bytes, Transport::Tcp) {
                 First::Silence => return Ok(()),
                 First::Ready(answer) => answer,
@@ -192,6 +231,7 @@ impl DnsServer {
             };
             let framed = [&(answer.len() as u16).to_be_bytes()[..], &answer].concat();
             stdx::timeout(IDLE, stream.write_all(&framed)).await.map_err(io::Error::other)??;
+            self.count(&bytes, &answer, peer, Transport::Tcp, began);
         }
     }
 
@@ -244,6 +284,19 @@ impl DnsServer {
         let reply = self.forwarder.ask(&question).await;
         let reply = if found.is_empty() { reply } else { only(reply, kind) };
         theirs(request, found, reply, transport)
+    }
+}
+
+/// The usual name of a response's code.
+fn code_name(code: u8) -> &'static str {
+    match code {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        _ => "other",
     }
 }
 

@@ -9,8 +9,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::input::{EndpointView, NetState, ObjectKey, Protocol, ServiceType, ServiceView, SliceView};
 
-/// How long clients may keep an answer, in seconds, as upstream's: short, for endpoints come and go.
-const TTL_SECONDS: u32 = 5;
+/// How long clients may keep an answer, in seconds: as in the configuration that Kubernetes ships for its DNS.
+const TTL_SECONDS: u32 = 30;
 /// The version of the cluster DNS specification, and for how long clients may keep it, as upstream answers.
 const SCHEMA: (&str, u32) = ("1.1.0", 28_800);
 
@@ -91,6 +91,11 @@ impl Zone {
         })
     }
 
+    /// The cluster's domain.
+    pub(super) fn origin(&self) -> Name {
+        self.origin.clone()
+    }
+
     /// The Services and slices that the names are made of.
     pub fn state(&self) -> &NetState {
         &self.state
@@ -101,6 +106,12 @@ impl Zone {
         self.remove_service(&view.key);
         view.cluster_ips.iter().for_each(|address| self.note(*address, &view.key));
         self.state.services.insert(view.key.clone(), view);
+    }
+
+    /// Makes these the namespaces that there are.
+    pub fn set_namespaces(&mut self, namespaces: BTreeSet<String>) {
+        self.serial = self.serial.wrapping_add(1);
+        self.state.namespaces = namespaces;
     }
 
     /// Takes a Service out.
@@ -211,11 +222,13 @@ impl Zone {
         match (area.as_str(), rest) {
             ("svc" | "pod", []) => Meaning::Empty,
             ("svc", [namespace]) if self.has_namespace(namespace) => Meaning::Empty,
-            ("pod", [_]) => Meaning::Empty,
-            ("pod", [pod, namespace]) => pod_address(pod).map_or(Meaning::Missing, |address| {
-                let name = [pod, namespace, area].into_iter().cloned().collect();
-                Meaning::Hits(vec![Hit { address, port: None, name }])
-            }),
+            ("pod", [namespace]) if self.has_namespace(namespace) => Meaning::Empty,
+            ("pod", [pod, namespace]) if self.has_namespace(namespace) => {
+                pod_address(pod).map_or(Meaning::Missing, |address| {
+                    let name = [pod, namespace, area].into_iter().cloned().collect();
+                    Meaning::Hits(vec![Hit { address, port: None, name }])
+                })
+            }
             ("svc", [service, namespace]) => self.service(service, namespace, Part::All),
             ("svc", [endpoint, service, namespace]) => self.service(service, namespace, Part::Endpoint(endpoint)),
             ("svc", [port, protocol, service, namespace]) => match (port.strip_prefix('_'), protocol.strip_prefix('_'))
@@ -228,6 +241,9 @@ impl Zone {
     }
 
     fn has_namespace(&self, namespace: &str) -> bool {
+        if self.state.namespaces.contains(namespace) {
+            return true;
+        }
         let first = ObjectKey::new(namespace, "");
         self.state.services.range(first..).next().is_some_and(|(key, _)| key.namespace == namespace)
     }
@@ -433,7 +449,7 @@ fn any_address_record(name: &Name, address: IpAddr) -> Record {
 }
 
 /// A name's labels in lower case, from the left.
-fn labels(name: &Name) -> Vec<String> {
+pub(super) fn labels(name: &Name) -> Vec<String> {
     name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect()
 }
 
@@ -471,6 +487,7 @@ mod tests {
         let mut database = service("db", "10.96.0.99");
         database.cluster_ips.clear();
         database.headless = true;
+        zone.set_namespaces(["default", "empty"].map(str::to_owned).into());
         zone.set_service(Arc::new(database));
         let named = EndpointView { hostname: "db-0".into(), ..endpoint("10.244.0.5") };
         let ending = EndpointView { ready: false, terminating: true, ..endpoint("10.244.0.7") };
@@ -546,6 +563,11 @@ mod tests {
             ("fd00--1.default.pod.cluster.local.", AAAA, "fd00::1"),
             ("1-2-3-400.default.pod.cluster.local.", A, "missing"),
             ("default.pod.cluster.local.", A, "nothing"),
+            ("empty.svc.cluster.local.", A, "nothing"),
+            ("empty.pod.cluster.local.", A, "nothing"),
+            ("1-2-3-4.empty.pod.cluster.local.", A, "1.2.3.4"),
+            ("other.pod.cluster.local.", A, "missing"),
+            ("1-2-3-4.other.pod.cluster.local.", A, "missing"),
             ("10.0.96.10.in-addr.arpa.", PTR, "web.default.svc.cluster.local."),
             ("10.0.96.10.in-addr.arpa.", A, "nothing"),
             ("5.0.244.10.in-addr.arpa.", PTR, "db-0.db.default.svc.cluster.local."),
@@ -573,6 +595,8 @@ mod tests {
         }
         zone.remove_slice(&ObjectKey::new("default", "web-1"));
         assert_eq!(text(&zone, "web.default.svc.cluster.local.", RecordType::A), "missing");
+        assert_eq!(text(&zone, "default.svc.cluster.local.", RecordType::A), "nothing");
+        zone.set_namespaces(BTreeSet::new());
         assert_eq!(text(&zone, "default.svc.cluster.local.", RecordType::A), "missing");
         assert!(zone.services_at.is_empty() && zone.slices_of.is_empty());
     }

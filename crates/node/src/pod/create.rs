@@ -6,10 +6,12 @@ use api::quantity::Quantity;
 use cri::{
     Capability, ContainerConfig, ContainerMetadata, DnsConfig, ImageSpec, KeyValue, LinuxContainerConfig,
     LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol, RunAs,
-    SecurityProfile, Terminal,
+    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
+    RunAs, SecurityProfile, Terminal,
 };
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
+};
 
 use super::env::expand;
 use super::seen::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};

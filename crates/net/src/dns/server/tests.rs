@@ -109,7 +109,7 @@ fn with_server(options: ForwardOptions, body: impl AsyncFnOnce(&FakeResolver) + 
         let tasks = TaskTree::default();
         let resolver = FakeResolver::start(&tasks).await;
         let resolvers = Resolvers::fixed(vec![RESOLVER.parse().unwrap()]);
-        let server = DnsServer::new(Arc::new(RwLock::new(zone())), resolvers, options);
+        let server = DnsServer::new(Arc::new(RwLock::new(zone())), resolvers, &[], options);
         server.serve(Listeners::bind(&[SERVER.parse().unwrap()]).unwrap(), &tasks);
         body(&resolver).await;
         tasks.drain(Duration::from_secs(1)).await.unwrap();
@@ -160,7 +160,7 @@ fn answers_names_of_the_cluster_with_authority() {
         assert_eq!((reply.metadata.id, reply.metadata.response_code), (77, ResponseCode::NoError));
         assert!(reply.metadata.authoritative && reply.metadata.recursion_available && reply.metadata.recursion_desired);
         assert_eq!(texts(&reply), ["10.96.0.10"]);
-        assert_eq!((reply.answers[0].ttl, reply.edns.is_some()), (5, false));
+        assert_eq!((reply.answers[0].ttl, reply.edns.is_some()), (30, false));
         assert_eq!(reply.queries[0].name().to_ascii(), "web.DEFAULT.svc.cluster.local.", "as the client wrote it");
         let reply = ask(&question("web.default.svc.cluster.local.", RecordType::AAAA)).await;
         assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
@@ -271,7 +271,7 @@ fn without_resolvers_other_names_are_refused() {
     namespace.run_async(async || {
         let tasks = TaskTree::default();
         let server =
-            DnsServer::new(Arc::new(RwLock::new(zone())), Resolvers::fixed(Vec::new()), ForwardOptions::default());
+            DnsServer::new(Arc::new(RwLock::new(zone())), Resolvers::fixed(Vec::new()), &[], ForwardOptions::default());
         server.serve(Listeners::bind(&[SERVER.parse().unwrap()]).unwrap(), &tasks);
         let reply = ask(&question("www.example.org.", RecordType::A)).await;
         assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
@@ -324,5 +324,45 @@ fn an_address_that_comes_later_can_be_listened_on_before() {
     Namespace::new().run_async(async || {
         let listeners = Listeners::bind(&["10.244.0.1:53".parse().unwrap()]).unwrap();
         assert_eq!((listeners.udp.len(), listeners.tcp.len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_stub_domain_is_asked_of_its_own_resolver_and_all_is_counted() {
+    let namespace = Namespace::new();
+    namespace.run(|| crate::netlink::Socket::route().unwrap().set_up(1).unwrap());
+    namespace.run_async(async || {
+        let tasks = TaskTree::default();
+        let _resolver = FakeResolver::start(&tasks).await;
+        let stubs = [StubDomain::parse(&format!("example.org={RESOLVER}")).unwrap()];
+        let server = DnsServer::new(
+            Arc::new(RwLock::new(zone())),
+            Resolvers::fixed(Vec::new()),
+            &stubs,
+            ForwardOptions::default(),
+        );
+        let metrics = server.metrics();
+        server.serve(Listeners::bind(&[SERVER.parse().unwrap()]).unwrap(), &tasks);
+        for _ in 0..2 {
+            let reply = ask(&question("www.example.org.", RecordType::A)).await;
+            assert_eq!(texts(&reply), ["192.0.2.1"]);
+            assert!((19..=20).contains(&reply.answers[0].ttl));
+        }
+        let reply = ask(&question("no.example.org.", RecordType::A)).await;
+        assert!((6..=7).contains(&reply.authorities[0].ttl), "a no lasts as its zone says, not as the record does");
+        let reply = ask(&question("www.example.com.", RecordType::A)).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
+        ask(&question("web.default.svc.cluster.local.", RecordType::A)).await;
+        let text = metrics.text();
+        let rows = [
+            "zone=\".\"} 4",
+            "zone=\"cluster.local.\"} 1",
+            "cache_hits_total{server=\"dns://:53\",view=\"\",zones=\".\"} 1",
+        ];
+        // The count follows the answer.
+        for row in rows.iter().filter(|row| !row.contains("cluster.local")) {
+            assert!(text.contains(row), "{row} in {text}");
+        }
+        tasks.drain(Duration::from_secs(1)).await.unwrap();
     });
 }
