@@ -7,23 +7,29 @@ use std::sync::Arc;
 
 use api::decide::pod::is_pod_ready;
 use api::projection::{PodLite, ServiceLite};
-use api::value::to_value;
+use api::value::{Value, to_value};
 use client::{Key, Object};
 use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use reconcile::plan::kinds::{ENDPOINT_SLICES, PODS, SERVICES};
+use reconcile::plan::kinds::{ENDPOINT_SLICES, NODES, PODS, SERVICES};
 use reconcile::{Action, Change, Controller, Facts, Now, Outcomes, Plan, Propagation, View, Watch};
 
 use crate::{owner, patch};
 
 /// Addresses in a slice. Upstream: `--max-endpoints-per-slice`.
 const SLICE_ENDPOINTS_MAX: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// When what a slice says came to be, for those who measure how long it takes until it is in force.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// The label that says in which zone a node is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The controller of the slices of Services with a selector.
 pub struct EndpointSliceController;
@@ -33,6 +39,8 @@ pub struct Observed {
     key: Key,
     service: Option<Service>,
     pods: Vec<Arc<Object>>,
+    /// The zones of the pods' nodes, of those that are in any.
+    zones: BTreeMap<Box<str>, Box<str>>,
     /// The slices that this controller made for a Service of this name.
     slices: Vec<EndpointSlice>,
 }
@@ -48,6 +56,8 @@ impl Controller for EndpointSliceController {
             Watch::primary(SERVICES),
             Watch::mapped(PODS, services_of_pod),
             Watch::mapped(ENDPOINT_SLICES, service_of_slice),
+            // As upstream: where a node is counts when an endpoint is written, and is no reason to write one.
+            Watch::mapped(NODES, |_, _| Vec::new()),
         ]
     }
 
@@ -68,7 +78,8 @@ impl Controller for EndpointSliceController {
             .filter(mine)
             .filter_map(|slice| owner::typed(&slice))
             .collect();
-        Observed { key: key.clone(), service, pods, slices }
+        let zones = zones(view, &pods);
+        Observed { key: key.clone(), service, pods, zones, slices }
     }
 
     fn reconcile(observed: &Observed, _: Now, _: &Outcomes, _: &Facts, (): &mut ()) -> Plan {
@@ -84,6 +95,16 @@ impl Controller for EndpointSliceController {
         }
         changes(observed, service)
     }
+}
+
+fn zones(view: &View, pods: &[Arc<Object>]) -> BTreeMap<Box<str>, Box<str>> {
+    let nodes: BTreeSet<&str> = pods.iter().map(|pod| &*pod.project::<PodLite>().spec.node_name).collect();
+    let zone = |name: &str| {
+        let zone =
+            view.get(NODES, &Key::new("", name))?.meta().labels.get(ZONE).map(|zone| Box::from(zone.as_ref()))?;
+        Some((Box::from(name), zone))
+    };
+    nodes.into_iter().filter_map(zone).collect()
 }
 
 pub(crate) fn selects(selector: &BTreeMap<String, String>, pod: &Object) -> bool {
@@ -118,12 +139,13 @@ fn changes(observed: &Observed, service: &Service) -> Plan {
     let mut free: Vec<&EndpointSlice> = observed.slices.iter().collect();
     free.sort_by_key(|slice| slice.metadata.name.clone());
     let (mut creates, mut updates, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut wanted = wanted(service, &observed.pods);
+    let trigger = trigger_time(service, &observed.pods);
+    let mut wanted = wanted(service, observed);
     if wanted.is_empty() {
         // A Service without pods has one empty slice, so that consumers can tell it from one not seen yet.
         match free.iter().position(|slice| slice.endpoints.as_ref().is_none_or(Vec::is_empty)) {
-            Some(kept) => updates.extend(update(free.remove(kept), &[], &labels)),
-            None => creates.extend(create(observed, service, &[], &[], &labels)),
+            Some(kept) => updates.extend(update(free.remove(kept), &[], &labels, trigger.as_deref())),
+            None => creates.extend(create(observed, service, (&[], &[]), &labels, trigger.as_deref())),
         }
     }
     for (ports, endpoints) in &mut wanted {
@@ -134,11 +156,12 @@ fn changes(observed: &Observed, service: &Service) -> Plan {
         for (slice, endpoints) in edits {
             match endpoints.is_empty() {
                 true => deletes.push(delete(slice)),
-                false => updates.extend(update(slice, &endpoints, &labels)),
+                false => updates.extend(update(slice, &endpoints, &labels, trigger.as_deref())),
             }
         }
         let chunks = left.chunks(SLICE_ENDPOINTS_MAX);
-        creates.extend(chunks.filter_map(|chunk| create(observed, service, ports, chunk, &labels)));
+        creates
+            .extend(chunks.filter_map(|chunk| create(observed, service, (ports, chunk), &labels, trigger.as_deref())));
     }
     deletes.extend(free.into_iter().map(delete));
     Plan::nothing().then(creates).then(updates).then(deletes)
@@ -174,12 +197,33 @@ fn fill<'a>(
     (edits, left)
 }
 
-fn update(slice: &EndpointSlice, endpoints: &[Endpoint], labels: &BTreeMap<String, String>) -> Option<Action> {
+/// The latest of the changes that slices tell of: that the Service came, or that a pod became ready or ceased to be.
+fn trigger_time(service: &Service, pods: &[Arc<Object>]) -> Option<String> {
+    let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let ready = pods.iter().filter_map(|pod| {
+        let lite = pod.project::<PodLite>();
+        lite.status.conditions.iter().find(|condition| &*condition.kind == "Ready")?.last_transition
+    });
+    ready.chain(created).max().map(|time| time.to_string())
+}
+
+fn update(
+    slice: &EndpointSlice,
+    endpoints: &[Endpoint],
+    labels: &BTreeMap<String, String>,
+    trigger: Option<&str>,
+) -> Option<Action> {
     if slice.metadata.labels.as_ref() == Some(labels) && slice.endpoints.as_deref().unwrap_or_default() == endpoints {
         return None;
     }
     let body = patch::object([
-        ("metadata", patch::object([("labels", patch::texts(slice.metadata.labels.as_ref(), labels))])),
+        (
+            "metadata",
+            patch::object([
+                ("labels", patch::texts(slice.metadata.labels.as_ref(), labels)),
+                ("annotations", patch::object([(TRIGGER_TIME, trigger.map_or(Value::Null, Value::from))])),
+            ]),
+        ),
         ("endpoints", to_value(endpoints).ok()?),
     ]);
     let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
@@ -189,14 +233,15 @@ fn update(slice: &EndpointSlice, endpoints: &[Endpoint], labels: &BTreeMap<Strin
 fn create(
     observed: &Observed,
     service: &Service,
-    ports: &[EndpointPort],
-    endpoints: &[Endpoint],
+    (ports, endpoints): (&[EndpointPort], &[Endpoint]),
     labels: &BTreeMap<String, String>,
+    trigger: Option<&str>,
 ) -> Option<Action> {
     let slice = EndpointSlice {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", observed.key.name())),
             labels: Some(labels.clone()),
+            annotations: trigger.map(|time| BTreeMap::from([(TRIGGER_TIME.to_owned(), time.to_owned())])),
             owner_references: Some(vec![owner::controller_reference(SERVICES, &service.metadata)]),
             ..ObjectMeta::default()
         },
@@ -221,12 +266,12 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
 }
 
 /// The endpoints by the ports they serve: a named target port may be a different number in each pod.
-fn wanted(service: &Service, pods: &[Arc<Object>]) -> Vec<(Vec<EndpointPort>, Vec<Endpoint>)> {
+fn wanted(service: &Service, observed: &Observed) -> Vec<(Vec<EndpointPort>, Vec<Endpoint>)> {
     let spec = service.spec.clone().unwrap_or_default();
     let publish = spec.publish_not_ready_addresses.unwrap_or(false);
     let mut by_ports: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
     let mut seen = BTreeSet::new();
-    for pod in pods {
+    for pod in &observed.pods {
         let lite = pod.project::<PodLite>();
         if lite.status.pod_ips.is_empty()
             || matches!(&*lite.status.phase, "Succeeded" | "Failed")
@@ -235,7 +280,9 @@ fn wanted(service: &Service, pods: &[Arc<Object>]) -> Vec<(Vec<EndpointPort>, Ve
             continue;
         }
         let ports = ports(spec.ports.as_deref().unwrap_or_default(), lite);
-        let endpoint = endpoint(pod, service, publish);
+        let mut endpoint = endpoint(pod, service, publish);
+        endpoint.zone = observed.zones.get(&lite.spec.node_name).map(ToString::to_string);
+        endpoint.hints = hints(&endpoint, spec.traffic_distribution.as_deref());
         match by_ports.iter_mut().find(|(present, _)| *present == ports) {
             Some((_, endpoints)) => endpoints.push(endpoint),
             None => by_ports.push((ports, vec![endpoint])),
@@ -268,6 +315,19 @@ fn endpoint(pod: &Object, service: &Service, publish: bool) -> Endpoint {
         }),
         ..Endpoint::default()
     }
+}
+
+/// Whose clients should use an endpoint, as `trafficDistribution` asks. Upstream: `trafficdist`.
+fn hints(endpoint: &Endpoint, distribution: Option<&str>) -> Option<EndpointHints> {
+    let ready = endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(true));
+    let close = distribution.filter(|_| ready)?;
+    if !["PreferClose", "PreferSameZone", "PreferSameNode"].contains(&close) {
+        return None;
+    }
+    let for_zones = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
+    let node = endpoint.node_name.clone().filter(|_| close == "PreferSameNode");
+    let for_nodes = node.map(|name| vec![ForNode { name }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 /// The ports of a Service as one pod serves them; a named target that the pod does not have is left out.

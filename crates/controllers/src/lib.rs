@@ -6,6 +6,7 @@ pub mod clusterroles;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslicemirroring;
 pub mod garbage;
 pub mod kinds;
 pub mod namespace;
@@ -25,6 +26,7 @@ pub fn start(runner: &Runner) {
     runner.start::<deployment::DeploymentController>();
     runner.start::<replicaset::ReplicaSetController>();
     runner.start::<endpointslice::EndpointSliceController>();
+    runner.start::<endpointslicemirroring::EndpointSliceMirroringController>();
     runner.start::<endpoints::EndpointsController>();
     runner.start::<namespace::NamespaceController>();
     runner.start::<nodetaints::NodeTaintController>();

@@ -108,6 +108,7 @@ fn account(controller: &'static str) -> &'static str {
         "deployment" => "deployment-controller",
         "replicaset" => "replicaset-controller",
         "endpointslice" => "endpointslice-controller",
+        "endpointslicemirroring" => "endpointslicemirroring-controller",
         "endpoints" => "endpoint-controller",
         "namespace" => "namespace-controller",
         "node-lifecycle" => "node-controller",

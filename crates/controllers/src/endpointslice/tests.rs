@@ -176,3 +176,30 @@ fn slices_go_with_their_service_and_others_stay() {
     let names: Vec<String> = world.all(ENDPOINT_SLICES).map(|slice| slice.name().to_owned()).collect();
     assert_eq!(names, ["own"]);
 }
+
+#[test]
+fn endpoints_tell_their_zone_and_who_should_use_them() {
+    for (distribution, hints) in [
+        ("null", "none"),
+        (r#""PreferClose""#, "zones [z] nodes []"),
+        (r#""PreferSameZone""#, "zones [z] nodes []"),
+        (r#""PreferSameNode""#, "zones [z] nodes [node]"),
+    ] {
+        let mut world = world(&format!(r#""ports":[{{"port":80}}],"trafficDistribution":{distribution}"#));
+        let node = r#"{"metadata":{"name":"node","labels":{"topology.kubernetes.io/zone":"z"}}}"#;
+        world.create(reconcile::plan::kinds::NODES, "", node);
+        pod(&mut world, "a", "10.1.0.1", 80, true);
+        work(&mut world);
+        let slice = &world.all_typed::<EndpointSlice>(ENDPOINT_SLICES)[0];
+        let endpoint = &slice.endpoints.as_ref().unwrap()[0];
+        assert_eq!(endpoint.zone.as_deref(), Some("z"));
+        let names = endpoint.hints.as_ref().map_or("none".to_owned(), |hints| {
+            let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|zone| zone.name.as_str()).collect();
+            let nodes: Vec<&str> = hints.for_nodes.iter().flatten().map(|node| node.name.as_str()).collect();
+            format!("zones [{}] nodes [{}]", zones.join(","), nodes.join(","))
+        });
+        assert_eq!(names, hints, "{distribution}");
+        assert!(slice.metadata.annotations.as_ref().unwrap().contains_key(super::TRIGGER_TIME));
+        assert!(!work(&mut world), "at rest");
+    }
+}

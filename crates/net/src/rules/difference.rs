@@ -195,10 +195,9 @@ pub(super) enum Change {
     Add(Set, Vec<Member>),
 }
 
-/// The changes that lead from `installed` to what `rules` say, in an order in which each is possible; they are made as
-/// one transaction. None when nothing differs.
-pub(super) fn changes(installed: &Installed, rules: &RuleSet) -> Vec<Change> {
-    let wanted = self::installed(rules);
+/// The changes that lead from `installed` to `wanted`, in an order in which each is possible; they are made as one
+/// transaction. None when nothing differs.
+pub(super) fn changes(installed: &Installed, wanted: &Installed) -> Vec<Change> {
     let mut changes = Vec::new();
     let empty = Installed::default();
     let from = if installed.base == wanted.base {

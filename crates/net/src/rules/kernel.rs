@@ -111,8 +111,8 @@ impl Kernel {
             Some(known) => known,
             None => read(&self.socket, table)?,
         };
-        let changes = changes(&known, rules);
         let wanted = installed(rules);
+        let changes = changes(&known, &wanted);
         let mut transaction = Transaction::new(AF_INET, table);
         changes.iter().for_each(|change| write_change(&mut transaction, change, &wanted, rules));
         transaction.commit(&self.socket)?;

@@ -80,13 +80,13 @@ fn only_differences_are_sent() {
     let frontend = |protocol| Frontend { address: [10, 96, 0, 10].into(), protocol, port: 80 };
     let (tcp, udp) = (frontend(Protocol::Tcp), frontend(Protocol::Udp));
     let two = rules(&["10.0.0.2", "10.0.0.3"]);
-    let all = changes(&Installed::default(), &two);
+    let all = changes(&Installed::default(), &installed(&two));
     assert_eq!(all[0], Change::AddTable);
-    assert_eq!(changes(&installed(&two), &two), []);
+    assert_eq!(changes(&installed(&two), &installed(&two)), []);
     let [tcp_chain, udp_chain] = [tcp, udp].map(|frontend| Chain { part: Part::Service, frontend });
     let hairpins = |texts: &[&str]| addresses(texts).into_iter().map(Member::Address).collect();
     assert_eq!(
-        changes(&installed(&two), &rules(&["10.0.0.2"])),
+        changes(&installed(&two), &installed(&rules(&["10.0.0.2"]))),
         [
             Change::FlushChain(tcp_chain),
             Change::FlushChain(udp_chain),
@@ -96,7 +96,7 @@ fn only_differences_are_sent() {
         ]
     );
     assert_eq!(
-        changes(&installed(&two), &rules(&[])),
+        changes(&installed(&two), &installed(&rules(&[]))),
         [
             Change::Remove(Set::Frontends, vec![Member::Frontend(tcp), Member::Frontend(udp)]),
             Change::Remove(Set::Hairpins, hairpins(&["10.0.0.2", "10.0.0.3"])),
@@ -108,9 +108,9 @@ fn only_differences_are_sent() {
     );
     let mut moved = two.clone();
     moved.facts.gateway = Some([10, 244, 0, 1].into());
-    assert_eq!(changes(&installed(&two), &moved), [Change::FlushCommon, Change::AddCommon]);
+    assert_eq!(changes(&installed(&two), &installed(&moved)), [Change::FlushCommon, Change::AddCommon]);
     let older = Installed { base: Some("isopod service rules 0".into()), ..installed(&two) };
-    let replaced = changes(&older, &two);
+    let replaced = changes(&older, &installed(&two));
     assert_eq!(replaced[..3], [Change::RemoveTable, Change::AddTable, Change::AddCommon]);
     assert_eq!(replaced[1..], all);
 }
