@@ -17,3 +17,4 @@ mod pods;
 mod rollouts;
 mod scheduling;
 mod security;
+mod services;
