@@ -100,8 +100,7 @@ impl Controller for EndpointSliceController {
 fn zones(view: &View, pods: &[Arc<Object>]) -> BTreeMap<Box<str>, Box<str>> {
     let nodes: BTreeSet<&str> = pods.iter().map(|pod| &*pod.project::<PodLite>().spec.node_name).collect();
     let zone = |name: &str| {
-        let zone =
-            view.get(NODES, &Key::new("", name))?.meta().labels.get(ZONE).map(|zone| Box::from(zone.as_ref()))?;
+        let zone = view.get(NODES, &Key::new("", name))?.meta().labels.get(ZONE).map(Box::<str>::from)?;
         Some((Box::from(name), zone))
     };
     nodes.into_iter().filter_map(zone).collect()

@@ -11,6 +11,7 @@ mod pod_start;
 mod ready;
 mod report;
 mod requests;
+mod rules;
 mod server;
 mod stage;
 mod watches;
@@ -54,6 +55,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("gets", requests::gets),
     ("lists", requests::lists),
     ("watches", watches::run),
+    ("rules", rules::run),
 ];
 
 /// Says that this process is inside its namespaces already, and where the prepared files are.
