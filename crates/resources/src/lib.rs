@@ -8,6 +8,7 @@ pub mod authentication;
 pub mod authorization;
 mod base;
 mod columns;
+mod conditions;
 pub mod coordination;
 pub mod core;
 pub mod def;
@@ -20,6 +21,7 @@ pub mod policy;
 pub mod rbac;
 pub mod scheduling;
 mod selector;
+mod shares;
 
 pub use def::{
     AnyResource, Backing, Cell, Column, ColumnHead, Facts, ResourceDef, Rules, Scope, Selectable, Subresource, Writer,
@@ -47,6 +49,7 @@ pub static RESOURCES: &[&dyn AnyResource] = &[
     &authorization::access_reviews::SUBJECT_ACCESS_REVIEW,
     &coordination::lease::LEASE,
     &discovery::endpoint_slice::ENDPOINT_SLICE,
+    &policy::pod_disruption_budget::POD_DISRUPTION_BUDGET,
     &rbac::bindings::CLUSTER_ROLE_BINDING,
     &rbac::roles::CLUSTER_ROLE,
     &rbac::bindings::ROLE_BINDING,

@@ -162,6 +162,19 @@ pub fn percentage(text: &str) -> Vec<String> {
     vec![format_fault(what, "[0-9]+%", &["1%", "93%"])]
 }
 
+/// Faults of a condition's reason.
+pub fn condition_reason(text: &str) -> Vec<String> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let starts_well = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    let ends_well = text.bytes().last().is_some_and(word);
+    if starts_well && ends_well && text.bytes().all(|byte| word(byte) || b",:".contains(&byte)) {
+        return Vec::new();
+    }
+    let what = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+    let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
+    vec![format_fault(what, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples)]
+}
+
 /// Faults of a name that becomes a segment of a URL's path, such as a role's.
 pub fn path_segment(text: &str) -> Vec<String> {
     if text == "." || text == ".." {

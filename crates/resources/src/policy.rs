@@ -1,5 +1,7 @@
 //! The group `policy/v1`.
 
+pub mod pod_disruption_budget;
+
 use k8s_openapi::api::policy::v1::Eviction;
 
 use crate::base::computed;

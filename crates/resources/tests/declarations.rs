@@ -145,6 +145,16 @@ const DISCOVERY: &[(&str, &str, &str, &str, &str, bool, &str, &str)] = &[
     ("coordination.k8s.io", "Lease", "leases", "lease", "", true, "cdDglpuw", ""),
     ("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice", "", true, "cdDglpuw", ""),
     (
+        "policy",
+        "PodDisruptionBudget",
+        "poddisruptionbudgets",
+        "poddisruptionbudget",
+        "pdb",
+        true,
+        "cdDglpuw",
+        "status:gpu",
+    ),
+    (
         "rbac.authorization.k8s.io",
         "ClusterRoleBinding",
         "clusterrolebindings",

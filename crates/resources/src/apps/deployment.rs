@@ -11,8 +11,8 @@ use crate::apps::template;
 use crate::base::{CORE, stored};
 use crate::columns::{age, column, container_images, container_names, name, wide};
 use crate::def::{Cell, Facts, ResourceDef, Rules, Subresource, Writer};
-use crate::faults::{each_invalid, immutable, non_negative, not_supported_in_order};
-use crate::{meta, names, selector};
+use crate::faults::{immutable, non_negative, not_supported_in_order};
+use crate::{meta, selector, shares};
 
 const HISTORY: i32 = 10;
 const PROGRESS_SECONDS: i32 = 600;
@@ -159,36 +159,13 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, path: &Path<'_>, faults: 
     let unavailable = rolling.max_unavailable.as_ref().unwrap_or(&zero);
     let surge = rolling.max_surge.as_ref().unwrap_or(&zero);
     let unavailable_path = path.child("maxUnavailable");
-    validate_share(unavailable, &unavailable_path, faults);
-    validate_share(surge, &path.child("maxSurge"), faults);
-    if amount(unavailable) == 0 && amount(surge) == 0 {
+    shares::validate(unavailable, &unavailable_path, faults);
+    shares::validate(surge, &path.child("maxSurge"), faults);
+    if shares::amount(unavailable) == 0 && shares::amount(surge) == 0 {
         // Nothing could ever be replaced.
         faults.invalid(&unavailable_path, unavailable, "may not be 0 when `maxSurge` is 0");
     }
-    if percent(unavailable).is_some_and(|percent| percent > 100) {
-        faults.invalid(&unavailable_path, unavailable, "must not be greater than 100%");
-    }
-}
-
-fn validate_share(share: &IntOrString, path: &Path<'_>, faults: &mut FieldErrors) {
-    match share {
-        IntOrString::Int(number) => non_negative(faults, path, (*number).into()),
-        IntOrString::String(percent) => each_invalid(faults, path, share, names::percentage(percent)),
-    }
-}
-
-fn percent(share: &IntOrString) -> Option<i64> {
-    match share {
-        IntOrString::String(text) if names::percentage(text).is_empty() => text.trim_end_matches('%').parse().ok(),
-        _ => None,
-    }
-}
-
-fn amount(share: &IntOrString) -> i64 {
-    match share {
-        IntOrString::Int(number) => (*number).into(),
-        IntOrString::String(_) => percent(share).unwrap_or(0),
-    }
+    shares::validate_at_most_all(unavailable, &unavailable_path, faults);
 }
 
 fn validate_status(new: &Deployment, old: &Deployment, faults: &mut FieldErrors) {

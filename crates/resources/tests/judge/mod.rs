@@ -191,5 +191,10 @@ pub fn samples() -> Vec<Json> {
         json!({"apiVersion": who, "kind": "SelfSubjectReview", "metadata": {}}),
         bare(who, "TokenRequest", json!({"audiences": ["a"]})),
         of("policy/v1", "Eviction", json!({})),
+        of(
+            "policy/v1",
+            "PodDisruptionBudget",
+            json!({"spec": {"minAvailable": "50%", "selector": {"matchLabels": {"app": "a"}}}}),
+        ),
     ]
 }
