@@ -7,6 +7,7 @@ pub mod apps;
 pub mod authentication;
 pub mod authorization;
 mod base;
+pub mod certificates;
 mod columns;
 mod conditions;
 pub mod coordination;
@@ -17,6 +18,7 @@ mod faults;
 pub mod gaps;
 pub mod meta;
 pub mod names;
+pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod scheduling;
@@ -47,8 +49,10 @@ pub static RESOURCES: &[&dyn AnyResource] = &[
     &authorization::access_reviews::SELF_SUBJECT_ACCESS_REVIEW,
     &authorization::access_reviews::SELF_SUBJECT_RULES_REVIEW,
     &authorization::access_reviews::SUBJECT_ACCESS_REVIEW,
+    &certificates::certificate_signing_request::CERTIFICATE_SIGNING_REQUEST,
     &coordination::lease::LEASE,
     &discovery::endpoint_slice::ENDPOINT_SLICE,
+    &node::runtime_class::RUNTIME_CLASS,
     &policy::pod_disruption_budget::POD_DISRUPTION_BUDGET,
     &rbac::bindings::CLUSTER_ROLE_BINDING,
     &rbac::roles::CLUSTER_ROLE,

@@ -127,6 +127,13 @@ pub fn service() -> Json {
     })
 }
 
+pub fn signing_request() -> Json {
+    json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "a"},
+        "spec": {"request": "", "signerName": "example.com/ours", "usages": ["client auth"]}
+    })
+}
+
 /// One good object of every kind.
 pub fn samples() -> Vec<Json> {
     let named =
@@ -153,7 +160,7 @@ pub fn samples() -> Vec<Json> {
     let mut replica_set = deployment();
     replica_set["kind"] = json!("ReplicaSet");
     let bare = |api_version: &str, kind: &str, spec: Json| json!({"apiVersion": api_version, "kind": kind, "metadata": {}, "spec": spec});
-    vec![
+    let mut all = vec![
         pod(),
         deployment(),
         replica_set,
@@ -190,11 +197,25 @@ pub fn samples() -> Vec<Json> {
         bare(who, "TokenReview", json!({"token": "t"})),
         json!({"apiVersion": who, "kind": "SelfSubjectReview", "metadata": {}}),
         bare(who, "TokenRequest", json!({"audiences": ["a"]})),
-        of("policy/v1", "Eviction", json!({})),
-        of(
-            "policy/v1",
-            "PodDisruptionBudget",
-            json!({"spec": {"minAvailable": "50%", "selector": {"matchLabels": {"app": "a"}}}}),
-        ),
+    ];
+    all.extend(node_life());
+    all
+}
+
+/// Of the kinds by which nodes come, go and are emptied.
+fn node_life() -> [Json; 4] {
+    let meta = json!({"name": "a", "namespace": "default"});
+    let selector = json!({"matchLabels": {"app": "a"}});
+    [
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}),
+        json!({
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta,
+            "spec": {"minAvailable": "50%", "selector": selector},
+        }),
+        json!({
+            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "a"}, "handler": "runc",
+            "overhead": {"podFixed": {"memory": "64Mi"}},
+        }),
+        signing_request(),
     ]
 }
