@@ -79,6 +79,11 @@ impl Authority {
         &self.key_pem
     }
 
+    /// The key that signs.
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     /// Signs a new key for `common_name`, valid for `lifetime` from `now`.
     pub fn sign(
         &self,

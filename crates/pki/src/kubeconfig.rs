@@ -39,6 +39,21 @@ impl Kubeconfig<'_> {
     }
 }
 
+/// A kubeconfig that says only where a cluster is and who vouches for it, as kubeadm writes it into `cluster-info`.
+pub fn bare(server: &str, authority_pem: &str) -> String {
+    let authority = base64::engine::general_purpose::STANDARD.encode(authority_pem);
+    format!(
+        "apiVersion: v1\n\
+         clusters:\n\
+         - cluster:\n    certificate-authority-data: {authority}\n    server: {server}\n  name: \"\"\n\
+         contexts: null\n\
+         current-context: \"\"\n\
+         kind: Config\n\
+         preferences: {{}}\n\
+         users: null\n"
+    )
+}
+
 /// Whether `text` is a kubeconfig for this server, authority and an unexpired-enough client certificate of this user.
 ///
 /// Used to leave a good file alone, so that clients that watch it are not disturbed.

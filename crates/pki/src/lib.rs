@@ -4,15 +4,19 @@
 //! ECDSA P-256; RSA is accepted where somebody else's key is read.
 
 pub mod authority;
+mod der;
+pub mod detached;
 pub mod files;
 pub mod identity;
 pub mod kubeconfig;
+pub mod request;
 pub mod seal;
 pub mod token;
 
 pub use authority::{Authority, Purpose, Signed};
 pub use files::Files;
 pub use identity::Identity;
+pub use request::CertificateRequest;
 pub use seal::SealingKey;
 pub use token::{Claims, TokenKey};
 
