@@ -175,10 +175,11 @@ impl Status {
         Self::failure(415, "UnsupportedMediaType", message)
     }
 
-    /// 429: come back later.
+    /// 429: come back later; after so many seconds, unless 0.
     pub fn too_many_requests(message: &str, retry_after_seconds: u32) -> Status {
         let mut status = Self::failure(429, "TooManyRequests", message);
-        status.details = Some(Details { retry_after_seconds: Some(retry_after_seconds), ..Details::default() });
+        let retry_after_seconds = Some(retry_after_seconds).filter(|seconds| *seconds > 0);
+        status.details = Some(Details { retry_after_seconds, ..Details::default() });
         status
     }
 

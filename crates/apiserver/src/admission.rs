@@ -2,11 +2,13 @@
 //!
 //! Every write of every resource and subresource passes here, so that no side door goes around it.
 
+pub(crate) mod certificates;
 pub(crate) mod default_toleration_seconds;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;
 pub(crate) mod rbac_escalation;
+pub(crate) mod runtime_class;
 pub(crate) mod service_account;
 pub(crate) mod taint_nodes_by_condition;
 
@@ -81,6 +83,7 @@ pub(crate) fn admit(asked: &Asked<'_>, new: Option<&mut Value>, old: Option<&Val
         let mut pod: Pod = from_value(new).map_err(Refusal::internal)?;
         service_account::admit(asked, &mut pod)?;
         priority::admit(asked, &mut pod)?;
+        runtime_class::admit(asked, &mut pod)?;
         default_toleration_seconds::admit(&mut pod);
         *new = to_value(&pod).map_err(Refusal::internal)?;
         api::meta::set_type(new, &asked.served.api_version(), asked.served.kind);
@@ -88,6 +91,8 @@ pub(crate) fn admit(asked: &Asked<'_>, new: Option<&mut Value>, old: Option<&Val
     if asked.creates("", "nodes") {
         taint_nodes_by_condition::admit(new);
     }
+    priority::admit_class(asked, new)?;
+    certificates::admit(asked, new, old)?;
     node_restriction::admit(asked, new, old)?;
     rbac_escalation::admit(asked, new, old)?;
     Ok(admitted)

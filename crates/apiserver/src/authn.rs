@@ -13,6 +13,7 @@ use stdx::Mono;
 use wire::ConnectionInfo;
 
 use crate::authz::Attributes;
+use crate::bootstrap_tokens;
 use crate::cache::Cache;
 use crate::refusal::{Outcome, Refusal};
 use crate::request::percent_decoded;
@@ -49,6 +50,12 @@ impl Authentication {
                 }
                 Err(error) => tracing::debug!(%error, "client certificate"),
             }
+        }
+        if let Some((id, secret)) = bearer(headers).and_then(bootstrap_tokens::parts) {
+            return bootstrap_tokens::user(id, secret, cache).map_err(|why| {
+                tracing::debug!(id, why, "bootstrap token");
+                Status::unauthorized().into()
+            });
         }
         if let Some(token) = bearer(headers) {
             return tokens.user(token, cache).map_err(|error| {

@@ -12,6 +12,7 @@ mod answer;
 mod authn;
 mod authz;
 mod bootstrap;
+mod bootstrap_tokens;
 mod cache;
 mod catalog;
 mod convert;

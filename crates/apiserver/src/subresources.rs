@@ -28,6 +28,7 @@ pub(crate) async fn answer(
         Subresource::Scale { .. } => scale::answer(call, served, subresource, body).await,
         Subresource::Other { name, .. } => match (plural, *name) {
             ("namespaces", "finalize") => part(call, served, Writer::Finalize, body).await,
+            ("certificatesigningrequests", "approval") => part(call, served, Writer::Approval, body).await,
             ("pods", "resize") => part(call, served, Writer::Resize, body).await,
             ("pods", "ephemeralcontainers") => part(call, served, Writer::EphemeralContainers, body).await,
             ("pods", "binding") => binding::answer(call, body).await,

@@ -111,7 +111,11 @@ fn pod(asked: &Asked<'_>, node: &str, new: &Value, old: Option<&Value>) -> Outco
             }
             Ok(())
         }
-        (Operation::Create, "eviction") => Ok(()),
+        // An eviction marks the pod before it deletes it.
+        (Operation::Update, "eviction") if assigned != node => {
+            Err(asked.forbidden(&format!("node {node} can only evict pods with spec.nodeName set to itself")))
+        }
+        (Operation::Update, "eviction") => Ok(()),
         (_, subresource) => Err(asked.forbidden(&format!("unexpected operation on pod subresource {subresource:?}"))),
     }
 }

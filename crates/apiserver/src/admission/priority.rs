@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::value::Value;
 use client::{Key, Object};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
@@ -46,6 +47,22 @@ pub(crate) fn admit(asked: &Asked<'_>, pod: &mut Pod) -> Outcome<()> {
             spec.preemption_policy = Some(policy);
             Ok(())
         }
+    }
+}
+
+/// Only one class may be the default.
+pub(crate) fn admit_class(asked: &Asked<'_>, new: &Value) -> Outcome<()> {
+    let marked = new.get("globalDefault").and_then(Value::as_bool) == Some(true);
+    if !asked.is("scheduling.k8s.io", "priorityclasses") || !marked {
+        return Ok(());
+    }
+    let other = default_class(asked)?.and_then(|class| class.metadata.name).filter(|name| *name != asked.name);
+    match other {
+        Some(name) => {
+            Err(asked
+                .forbidden(&format!("PriorityClass {name} is already marked as default. Only one default can exist")))
+        }
+        None => Ok(()),
     }
 }
 

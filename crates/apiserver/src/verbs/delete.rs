@@ -133,20 +133,24 @@ fn admit(call: &Call<'_>, served: &Served, current: &Object) -> Outcome<()> {
     admission::admit(&asked, None, None).map(drop)
 }
 
-/// Upstream: `k8s.io/apiserver/pkg/registry/rest/delete.go`.
-fn check_preconditions(served: &Served, current: &Object, options: &DeleteOptions) -> Outcome<()> {
+/// Upstream: `k8s.io/apiserver/pkg/registry/rest/delete.go`. `is` has the uid and the revision of what is there.
+pub(crate) fn check_preconditions(
+    served: &Served,
+    name: &str,
+    is: (&str, &str),
+    options: &DeleteOptions,
+) -> Outcome<()> {
     let conflict = |why: String| {
-        let target = Target { group: served.group, resource: served.kind, name: current.name() };
+        let target = Target { group: served.group, resource: served.kind, name };
         Err(Refusal::from(Status::conflict(target, &why)))
     };
-    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != current.uid()) {
+    let (is, revision) = is;
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != is) {
         let recreated = "The object might have been deleted and then recreated";
-        let is = current.uid();
         return conflict(format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({is}). {recreated}"
         ));
     }
-    let revision = current.revision().to_string();
     if let Some(wanted) = options.revision.as_deref().filter(|wanted| *wanted != revision) {
         let modified = "The object might have been modified";
         return conflict(format!(
@@ -253,7 +257,8 @@ async fn try_delete(
     current: &Arc<Object>,
     options: &DeleteOptions,
 ) -> Outcome<Option<Deleted>> {
-    check_preconditions(served, current, options)?;
+    let revision = current.revision().to_string();
+    check_preconditions(served, current.name(), (current.uid(), &revision), options)?;
     let mut tree = current.tree().map_err(Refusal::internal)?;
     meta::clear_resource_version(&mut tree);
     let prefix = served.key_prefix().ok_or_else(Refusal::no_such_path)?;
