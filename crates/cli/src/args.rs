@@ -23,6 +23,9 @@ pub enum Command {
     /// Loads, lists and removes images, whether or not a cluster runs.
     #[command(subcommand)]
     Image(Image),
+    /// Makes, lists and deletes tokens by which other machines become nodes.
+    #[command(subcommand)]
+    Token(Token),
     /// Prints the path of the cluster's kubeconfig.
     Kubeconfig(Place),
     /// Answers names for pods; started by `up`.
@@ -133,6 +136,38 @@ pub enum Image {
         /// Names or ids.
         #[arg(required = true)]
         images: Vec<String>,
+    },
+}
+
+/// `isopod token`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Token {
+    /// Makes a token and prints it: `ID.SECRET`.
+    Create {
+        #[command(flatten)]
+        place: Place,
+        /// What it is for, for people.
+        #[arg(long, default_value = "")]
+        description: String,
+        /// How long it is good, such as `90m` or `24h`; 0 for ever.
+        #[arg(long, default_value = "24h", value_name = "DURATION")]
+        ttl: String,
+        /// What it may be used for.
+        #[arg(long, value_delimiter = ',', default_values = ["signing", "authentication"])]
+        usages: Vec<String>,
+        /// More groups that it stands for, each below `system:bootstrappers:`.
+        #[arg(long, value_delimiter = ',', default_values = ["system:bootstrappers:kubeadm:default-node-token"])]
+        groups: Vec<String>,
+    },
+    /// Lists tokens, without their secrets.
+    Ls(Place),
+    /// Deletes tokens.
+    Rm {
+        #[command(flatten)]
+        place: Place,
+        /// Ids, or whole tokens.
+        #[arg(required = true)]
+        tokens: Vec<String>,
     },
 }
 

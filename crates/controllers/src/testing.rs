@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use api::value::{Value, from_value};
 use api::{meta, patch};
-use client::{Gvk, Index, Key, Object, Snapshot};
+use client::{Gvk, Key, Object, Snapshot};
 use jiff::{SignedDuration, Timestamp};
 use reconcile::freshness::Awaited;
 use reconcile::plan::kinds::{DEPLOYMENTS, NAMESPACES, PODS};
 use reconcile::{
     Change, Controller, Facts, Failure, Need, Note, Now, Outcomes, Plan, Propagation, Reference, Resource, Verb, View,
+    indexes,
 };
 use serde::de::DeserializeOwned;
 use stdx::Mono;
@@ -118,7 +119,7 @@ impl World {
     fn remember(&mut self, resource: Resource) {
         self.revision += 1;
         let objects: Vec<Arc<Object>> = self.all(resource).cloned().collect();
-        let snapshot = Snapshot::of(vec![Index::owner()], self.revision, objects);
+        let snapshot = Snapshot::of(indexes(resource), self.revision, objects);
         self.history.entry(resource).or_default().push(Arc::new(snapshot));
     }
 
@@ -189,6 +190,14 @@ impl World {
                 Ok(Some(object))
             }
             Change::Delete { of, propagation } => self.begin_deletion(of, *propagation),
+            Change::Remove { of } => {
+                let (object, tree) = self.target(of)?;
+                if meta::has_finalizers(&tree) {
+                    return self.begin_deletion(of, Propagation::Default);
+                }
+                self.remove(of.resource, object.key());
+                Ok(None)
+            }
         }
     }
 
@@ -219,7 +228,7 @@ impl World {
 
     fn newest(&self, resource: Resource) -> Arc<Snapshot> {
         let last = self.history.get(&resource).and_then(|history| history.last());
-        last.cloned().unwrap_or_else(|| Arc::new(Snapshot::of(vec![Index::owner()], 0, [])))
+        last.cloned().unwrap_or_else(|| Arc::new(Snapshot::of(indexes(resource), 0, [])))
     }
 
     /// The kinds as they were at some moment each, not before `awaited`.
@@ -255,6 +264,8 @@ impl World {
         match need {
             Need::Exists(of) => self.target(of).is_ok(),
             Need::Lives(of) => self.target(of).is_ok_and(|(object, _)| object.meta().deletion.is_none()),
+            Need::Permitted { .. } | Need::Certificate { .. } => false,
+            Need::Present { resource, namespace, name } => self.find(*resource, namespace, name).is_some(),
             Need::Holds { resource, namespace } => self.all(*resource).any(|object| object.namespace() == namespace),
         }
     }
@@ -322,7 +333,7 @@ fn identity(change: &Change) -> (Verb, Resource) {
         Change::Create { resource, .. } => (Verb::Create, *resource),
         Change::Patch { of, .. } => (Verb::Patch, of.resource),
         Change::Replace { of, .. } => (Verb::Replace, of.resource),
-        Change::Delete { of, .. } => (Verb::Delete, of.resource),
+        Change::Delete { of, .. } | Change::Remove { of } => (Verb::Delete, of.resource),
     }
 }
 

@@ -9,8 +9,8 @@ use apiserver::{ApiServer, Authentication, Config, Network, SecretsSealed, Token
 use client::Client;
 use pki::identity::ClientVerifier;
 use pki::kubeconfig::Kubeconfig;
-use pki::{Authority, Files, Purpose, Signed};
-use reconcile::{Caches, Runner};
+use pki::{Authority, CertificateRequest, Files, Purpose, Signed};
+use reconcile::{Caches, NodeRanges, Runner, WantedCertificate};
 use stdx::TaskTree;
 use store::disk::Real;
 use store::{Embedded, Options};
@@ -33,11 +33,13 @@ pub struct ControlPlane {
     pub store: Embedded,
     pub caches: Caches,
     pub authority_pem: String,
+    authority: Arc<Authority>,
+    node_ranges: NodeRanges,
 }
 
 /// Everything that proves somebody.
 struct Keys {
-    authority: Authority,
+    authority: Arc<Authority>,
     serving: CertificateSlot,
     files: Files,
 }
@@ -67,11 +69,12 @@ impl ControlPlane {
         let server = ApiServer::new(config).await.context("start the API server")?;
         listen(&server, &keys, settings, tasks).await?;
         let authority_pem = keys.authority.certificate_pem().to_owned();
+        let authority = keys.authority.clone();
         tasks.spawn("renewal", renew(keys, paths.clone(), settings.clone()));
         let informers =
             Client::new(server.in_process(User::new("system:kube-controller-manager", &[])), "kube-controller-manager");
         let caches = Caches::new(informers, tasks.clone());
-        Ok(ControlPlane { server, store, caches, authority_pem })
+        Ok(ControlPlane { server, store, caches, authority_pem, authority, node_ranges: node_ranges(settings)? })
     }
 
     /// A client that may do everything, for what the binary itself does.
@@ -87,6 +90,8 @@ impl ControlPlane {
             caches: self.caches.clone(),
             tasks: tasks.clone(),
             root_ca: self.authority_pem.as_str().into(),
+            node_ranges: Some(self.node_ranges),
+            authority: Some(Arc::new(Signing(self.authority.clone()))),
             client_of: Box::new(move |controller| {
                 let account = User::service_account("kube-system", account(controller), "");
                 Client::new(server.in_process(account), "kube-controller-manager")
@@ -107,15 +112,65 @@ fn account(controller: &'static str) -> &'static str {
     match controller {
         "deployment" => "deployment-controller",
         "replicaset" => "replicaset-controller",
+        "disruption" => "disruption-controller",
         "endpointslice" => "endpointslice-controller",
         "endpointslicemirroring" => "endpointslicemirroring-controller",
         "endpoints" => "endpoint-controller",
         "namespace" => "namespace-controller",
-        "node-lifecycle" => "node-controller",
+        "node-lifecycle" | "node-ipam" | "taint-eviction" => "node-controller",
         "serviceaccount" => "service-account-controller",
+        "certificatesigningrequest-approving"
+        | "certificatesigningrequest-signing"
+        | "certificatesigningrequest-cleaner" => "certificate-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
         "generic-garbage-collector" => "generic-garbage-collector",
         other => other,
+    }
+}
+
+/// How the cluster's range of pod addresses is divided among nodes: pieces as large as this node's.
+fn node_ranges(settings: &Settings) -> anyhow::Result<NodeRanges> {
+    Ok(NodeRanges {
+        network: v4(settings.cluster_cidr.network().address())?,
+        prefix: settings.cluster_cidr.prefix(),
+        node_prefix: settings.pod_cidr.prefix(),
+    })
+}
+
+/// The authority as controllers lean on it.
+struct Signing(Arc<Authority>);
+
+impl std::fmt::Debug for Signing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Signing")
+    }
+}
+
+impl reconcile::Authority for Signing {
+    fn read(&self, request: &[u8]) -> Result<WantedCertificate, String> {
+        let request = CertificateRequest::read(request).map_err(|error| error.to_string())?;
+        Ok(WantedCertificate {
+            common_name: request.common_name,
+            organizations: request.organizations,
+            dns_names: request.dns_names,
+            emails: request.emails,
+            addresses: request.addresses,
+            uris: request.uris,
+        })
+    }
+
+    fn signature(&self, text: &str, token_id: &str, token_secret: &str) -> String {
+        pki::detached::sign(text, token_id, token_secret)
+    }
+
+    fn valid_until(&self, certificate: &[u8]) -> Option<jiff::Timestamp> {
+        let (_, end) = pki::authority::validity(std::str::from_utf8(certificate).ok()?).ok()?;
+        jiff::Timestamp::from_second(end).ok()
+    }
+
+    fn sign(&self, request: &[u8], usages: &[String], lifetime: Duration) -> Result<String, String> {
+        let request = CertificateRequest::read(request).map_err(|error| error.to_string())?;
+        self.0.sign_request(&request, usages, lifetime, stdx::wall()).map_err(|error| format!("{error:?}"))
     }
 }
 
@@ -139,7 +194,7 @@ async fn open_store(paths: &Paths) -> anyhow::Result<Embedded> {
 impl Keys {
     fn open(paths: &Paths, settings: &Settings) -> anyhow::Result<Keys> {
         let files = Files::open(&paths.pki())?;
-        let authority = files.authority("ca", "kubernetes", stdx::wall())?;
+        let authority = Arc::new(files.authority("ca", "kubernetes", stdx::wall())?);
         let signed = serving(&files, &authority, settings)?;
         let serving =
             CertificateSlot::new(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);

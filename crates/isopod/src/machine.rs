@@ -21,6 +21,8 @@ pub struct Settings {
     pub node_name: String,
     pub names: Names,
     pub pod_cidr: Cidr,
+    /// Where all nodes' pods are.
+    pub cluster_cidr: Cidr,
     pub service_cidr: Cidr,
     /// The node's own address in the pod network.
     pub gateway: IpAddr,
@@ -65,6 +67,7 @@ impl Settings {
             node_name,
             names: Names::default(),
             pod_cidr,
+            cluster_cidr: around(pod_cidr, service_cidr),
             service_cidr,
             gateway,
             dns_address,
@@ -72,6 +75,13 @@ impl Settings {
             listen: listen_addresses(gateway, up.port, &up.bind),
         })
     }
+}
+
+/// The range that other nodes get theirs from: the /16 around this node's, unless Services are there.
+fn around(pods: Cidr, services: Cidr) -> Cidr {
+    const PREFIX: u8 = 16;
+    let wide = Cidr::new(pods.address(), PREFIX.min(pods.prefix())).map(|wide| wide.network());
+    wide.filter(|wide| !wide.overlaps(&services)).unwrap_or(pods)
 }
 
 fn cidr(text: &str) -> Option<Cidr> {

@@ -10,6 +10,7 @@ mod paths;
 mod preflight;
 mod roles;
 mod routes;
+mod token;
 mod up;
 
 use clap::Parser as _;
@@ -27,6 +28,7 @@ fn main() -> std::process::ExitCode {
         Command::Up(up) => on_threads(up::run(*up)),
         Command::Down(down) => on_threads(down::run(&down)),
         Command::Image(image) => image::run(&image),
+        Command::Token(token) => on_threads(token::run(token)),
         Command::Kubeconfig(place) => paths::Paths::new(&place.data_dir).map(|paths| {
             println!("{}", paths.kubeconfig().display());
         }),

@@ -7,19 +7,27 @@ use serde_json::{Value, json};
 const NAME: &str = "isopod:controllers";
 const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// The group of machines that come with a token to become nodes. Upstream: kubeadm's `NodeBootstrapTokenAuthGroup`.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers:kubeadm:default-node-token";
+
 /// An account, and the resources it may patch by group.
 type Account = (&'static str, &'static [(&'static str, &'static [&'static str])]);
 
 /// Every kind that upstream's role lets a controller replace, by its account: group and resources.
-const PATCHES: [Account; 8] = [
+const PATCHES: [Account; 10] = [
     ("deployment-controller", &[("apps", &["deployments", "deployments/status", "replicasets"])]),
     ("replicaset-controller", &[("apps", &["replicasets/status"]), ("", &["pods"])]),
+    ("disruption-controller", &[("policy", &["poddisruptionbudgets/status"])]),
     ("endpointslice-controller", &[("discovery.k8s.io", &["endpointslices"])]),
     ("endpointslicemirroring-controller", &[("discovery.k8s.io", &["endpointslices"])]),
     ("endpoint-controller", &[("", &["endpoints"])]),
     ("root-ca-cert-publisher", &[("", &["configmaps"])]),
     ("namespace-controller", &[("", &["namespaces/status"])]),
     ("node-controller", &[("", &["nodes"])]),
+    (
+        "certificate-controller",
+        &[("certificates.k8s.io", &["certificatesigningrequests/approval", "certificatesigningrequests/status"])],
+    ),
 ];
 
 /// What the part that feeds rules and names may read beyond upstream's role for rules: upstream's server for names has an
@@ -30,10 +38,13 @@ const NAMES: (&str, &str) = ("isopod:names", "system:kube-proxy");
 pub async fn ensure(client: &Client) -> anyhow::Result<()> {
     for (account, kinds) in &PATCHES {
         let name = format!("{NAME}:{account}");
-        let rules: Vec<Value> = kinds
+        let patched = kinds
             .iter()
-            .map(|(group, resources)| json!({"apiGroups": [group], "resources": resources, "verbs": ["patch"]}))
-            .collect();
+            .map(|(group, resources)| json!({"apiGroups": [group], "resources": resources, "verbs": ["patch"]}));
+        let copied = json!({"apiGroups": [""], "resources": ["configmaps", "secrets"], "verbs": ["create", "delete"]});
+        // Copies of configuration that are pinned to revisions, which upstream's controller does not make.
+        let more = (*account == "deployment-controller").then_some(copied);
+        let rules: Vec<Value> = patched.chain(more).collect();
         let subject = json!({"kind": "ServiceAccount", "namespace": "kube-system", "name": account});
         put_role(client, &name, &role(&name, &rules), &binding(&name, &subject)).await?;
     }
@@ -60,8 +71,66 @@ async fn put_role(client: &Client, name: &str, role: &Value, binding: &Value) ->
     put(client, "clusterrolebindings", name, binding).await.with_context(|| format!("bind the role {name}"))
 }
 
+/// What lets machines with a bootstrap token become nodes. Upstream: kubeadm's `bootstrap-token` phase.
+pub async fn ensure_bootstrap(client: &Client) -> anyhow::Result<()> {
+    let group = |name: &str| json!({"apiGroup": GROUP, "kind": "Group", "name": name});
+    let bindings = [
+        ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", BOOTSTRAPPERS),
+        (
+            "kubeadm:node-autoapprove-bootstrap",
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            BOOTSTRAPPERS,
+        ),
+        (
+            "kubeadm:node-autoapprove-certificate-rotation",
+            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+            "system:nodes",
+        ),
+        ("kubeadm:get-nodes", "kubeadm:get-nodes", BOOTSTRAPPERS),
+    ];
+    let get_nodes = json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": {"name": "kubeadm:get-nodes"},
+        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
+    });
+    put(client, "clusterroles", "kubeadm:get-nodes", &get_nodes).await?;
+    for (name, role, subject) in bindings {
+        let binding = json!({
+            "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role}, "subjects": [group(subject)],
+        });
+        put(client, "clusterrolebindings", name, &binding).await.with_context(|| format!("bind the role {name}"))?;
+    }
+    let anonymous = json!({"apiGroup": GROUP, "kind": "User", "name": "system:anonymous"});
+    let signer = json!({"kind": "ServiceAccount", "namespace": "kube-system", "name": "bootstrap-signer"});
+    for (name, verb, subject) in
+        [("kubeadm:bootstrap-signer-clusterinfo", "get", anonymous), ("isopod:bootstrap-signer", "patch", signer)]
+    {
+        public(client, name, verb, &subject).await.with_context(|| format!("make the role {name}"))?;
+    }
+    Ok(())
+}
+
+/// Lets somebody get or change what tells machines whom to trust.
+async fn public(client: &Client, name: &str, verb: &str, subject: &Value) -> Result<(), client::ClientError> {
+    let metadata = json!({"name": name, "namespace": "kube-public"});
+    let role = json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "Role", "metadata": metadata,
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": [verb]}],
+    });
+    let binding = json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "RoleBinding", "metadata": metadata,
+        "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": name}, "subjects": [subject],
+    });
+    put_in(client, Target::new(GROUP, "v1", "roles").namespace("kube-public"), name, &role).await?;
+    put_in(client, Target::new(GROUP, "v1", "rolebindings").namespace("kube-public"), name, &binding).await
+}
+
 async fn put(client: &Client, plural: &'static str, name: &str, object: &Value) -> Result<(), client::ClientError> {
-    let target = Target::new(GROUP, "v1", plural);
+    put_in(client, Target::new(GROUP, "v1", plural), name, object).await
+}
+
+/// Makes an object as it should be.
+pub async fn put_in(client: &Client, target: Target, name: &str, object: &Value) -> Result<(), client::ClientError> {
     if client.find(target.clone().name(name)).await?.is_none() {
         return client.create(target, object).await.map(drop);
     }

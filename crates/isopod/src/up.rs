@@ -32,7 +32,7 @@ use crate::control::ControlPlane;
 use crate::machine::{DOMAIN, Settings};
 use crate::paths::Paths;
 use crate::routes::{self, NodeRules};
-use crate::{dataplane, preflight, roles};
+use crate::{dataplane, preflight, roles, token};
 
 /// How long components may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -136,6 +136,8 @@ async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &T
     let client = control.master("isopod");
     routes::publish_dns(&client, settings).await?;
     roles::ensure(&client).await?;
+    roles::ensure_bootstrap(&client).await?;
+    token::publish(&client, settings, &control.authority_pem).await?;
     control.start_loops(tasks);
     start_node(up, settings, paths, &control, network, tasks).await?;
     use reconcile::plan::kinds;

@@ -130,15 +130,17 @@ impl Registration {
     /// Tells the status when it changed, when it is time, and when the Node is not there.
     async fn report(&self, context: &Context, told: &mut Option<(NodeStatus, stdx::Mono)>) -> Result<(), ClientError> {
         let client = &context.client;
-        // After a restart the API still knows since when each condition holds.
-        let known = if told.is_none() { self.known(client).await? } else { None };
+        // After a restart the API still knows since when each condition holds; and of a node that was cut off it says that
+        // nothing is known, which only the node takes back.
+        let known = self.known(client).await?;
         let before = told.as_ref().map(|(status, _)| status).or(known.as_ref());
         let status = self.status(context, before).await;
+        let agrees = known.as_ref().is_some_and(|known| same_conditions(known, &status));
         let due = told.as_ref().is_none_or(|(before, at)| mono() - *at >= REPORT || !same(before, &status));
-        if !due {
+        if agrees && !due {
             return Ok(());
         }
-        if told.is_none() {
+        if known.is_none() {
             self.register(client).await?;
         }
         let mut body = api::value::Map::default();
@@ -395,6 +397,15 @@ async fn images(runtime: &dyn Runtime) -> Vec<ContainerImage> {
 }
 
 /// Whether two statuses say the same, heartbeats aside.
+/// Whether the API says of every condition what this node says.
+fn same_conditions(known: &NodeStatus, own: &NodeStatus) -> bool {
+    let said = |status: &NodeStatus, kind: &str| {
+        let found = status.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)?;
+        Some(found.status.clone())
+    };
+    own.conditions.iter().flatten().all(|own| said(known, &own.type_).as_ref() == Some(&own.status))
+}
+
 fn same(before: &NodeStatus, now: &NodeStatus) -> bool {
     let bare = |status: &NodeStatus| {
         let mut status = status.clone();

@@ -3,6 +3,7 @@
 use api::value::{Map, Value};
 use client::{Client, ClientError, DeleteOptions, Deleted, Object, PatchKind, Target};
 use futures_util::future::join_all;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use stdx::Backoff;
 
 use crate::event::Recorder;
 use crate::freshness::Awaited;
-use crate::plan::{Action, Change, Failure, Need, Note, Outcomes, Plan, Propagation, Reference, Resource, Verb};
+use crate::plan::{Action, Asker, Change, Failure, Need, Note, Outcomes, Plan, Propagation, Reference, Resource, Verb};
 
 /// Creates begin with one and double, so that a quota or an admission that refuses all is not asked five hundred times.
 /// Upstream: `slowStartInitialBatchSize`.
@@ -152,14 +153,16 @@ fn identity(change: &Change) -> (Verb, Resource) {
         Change::Create { resource, .. } => (Verb::Create, *resource),
         Change::Patch { of, .. } => (Verb::Patch, of.resource),
         Change::Replace { of, .. } => (Verb::Replace, of.resource),
-        Change::Delete { of, .. } => (Verb::Delete, of.resource),
+        Change::Delete { of, .. } | Change::Remove { of } => (Verb::Delete, of.resource),
     }
 }
 
 fn name_of(change: &Change) -> &str {
     match change {
         Change::Create { object, .. } => object.at(&["metadata", "name"]).and_then(Value::as_str).unwrap_or_default(),
-        Change::Patch { of, .. } | Change::Replace { of, .. } | Change::Delete { of, .. } => &of.name,
+        Change::Patch { of, .. } | Change::Replace { of, .. } | Change::Delete { of, .. } | Change::Remove { of } => {
+            &of.name
+        }
     }
 }
 
@@ -205,12 +208,21 @@ async fn request(client: &Client, change: &Change) -> Result<Option<Arc<Object>>
                 Propagation::Foreground => Some(client::Propagation::Foreground),
                 Propagation::Orphan => Some(client::Propagation::Orphan),
             };
-            Ok(match client.delete(target(of), options).await? {
-                Deleted::Object(object) => Some(object),
-                Deleted::Gone => None,
-            })
+            delete(client, of, options).await
+        }
+        Change::Remove { of } => {
+            let mut options = DeleteOptions::of_uid(&of.uid);
+            options.grace_period_seconds = Some(0);
+            delete(client, of, options).await
         }
     }
+}
+
+async fn delete(client: &Client, of: &Reference, options: DeleteOptions) -> Result<Option<Arc<Object>>, ClientError> {
+    Ok(match client.delete(target(of), options).await? {
+        Deleted::Object(object) => Some(object),
+        Deleted::Gone => None,
+    })
 }
 
 /// The patch with the uid, and the revision where the decision depended on it, as preconditions.
@@ -242,10 +254,50 @@ pub async fn answer(client: &Client, need: &Need) -> Result<bool, ClientError> {
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         },
+        Need::Present { resource, namespace, name } => {
+            let found = client.find(collection(*resource, namespace).name(name.as_str())).await?;
+            Ok(found.is_some())
+        }
+        Need::Permitted { who, verb, resource, subresource } => {
+            permitted(client, who, verb, *resource, subresource).await
+        }
+        // The loop asks the authority, not the API.
+        Need::Certificate { .. } => Ok(false),
         Need::Holds { resource, namespace } => {
             let options = client::ListOptions { limit: Some(1), ..client::ListOptions::default() };
             let list = client.list(collection(*resource, namespace), options).await?;
             Ok(!list.items.is_empty())
         }
     }
+}
+
+/// Asks whether somebody else may do something.
+async fn permitted(
+    client: &Client,
+    who: &Asker,
+    verb: &str,
+    resource: Resource,
+    subresource: &str,
+) -> Result<bool, ClientError> {
+    let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
+    let attributes = ResourceAttributes {
+        verb: text(verb),
+        group: text(resource.group),
+        resource: text(resource.plural),
+        subresource: text(subresource),
+        ..ResourceAttributes::default()
+    };
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: text(&who.user),
+            uid: text(&who.uid),
+            groups: Some(who.groups.clone()),
+            extra: Some(who.extra.clone()),
+            resource_attributes: Some(attributes),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let tree = client.review(Target::new("authorization.k8s.io", "v1", "subjectaccessreviews"), &review).await?;
+    Ok(tree.at(&["status", "allowed"]).and_then(Value::as_bool) == Some(true))
 }

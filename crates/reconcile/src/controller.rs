@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{Key, Object, Snapshot};
+use client::{Index, Key, Object, Snapshot};
 use jiff::Timestamp;
 use stdx::Mono;
 
+use crate::plan::kinds::PODS;
 use crate::plan::{Need, Outcomes, Plan, Resource};
 
 /// The moment of a decision, on both clocks.
@@ -19,17 +22,63 @@ pub struct Now {
     pub mono: Mono,
 }
 
+/// A range of addresses and how it is divided among nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeRanges {
+    pub network: Ipv4Addr,
+    /// The length of the whole range's prefix.
+    pub prefix: u8,
+    /// The length of a node's prefix. Upstream: `--node-cidr-mask-size`.
+    pub node_prefix: u8,
+}
+
+/// What a request for a certificate asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedCertificate {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+    pub dns_names: Vec<String>,
+    pub emails: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    pub uris: Vec<String>,
+}
+
+/// The cluster's authority, as far as controllers lean on it.
+pub trait Authority: Debug + Send + Sync {
+    /// Reads a request in PEM; what is wrong with it otherwise. The same for the same request.
+    fn read(&self, request: &[u8]) -> Result<WantedCertificate, String>;
+    /// The detached signature of a text with a bootstrap token (JWS, HS256). The same for the same texts.
+    fn signature(&self, text: &str, token_id: &str, token_secret: &str) -> String;
+    /// Until when a certificate in PEM is valid.
+    fn valid_until(&self, certificate: &[u8]) -> Option<Timestamp>;
+    /// Signs a request: the certificate in PEM. Only the loop calls it; decisions name the need for it.
+    fn sign(&self, request: &[u8], usages: &[String], lifetime: Duration) -> Result<String, String>;
+}
+
 /// What a decision may use besides the caches.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Who reads and signs requests for certificates; nobody in clusters without an authority of their own.
+    pub authority: Option<Arc<dyn Authority>>,
+    /// The certificates that this decision asked for, or why there is none.
+    pub certificates: BTreeMap<Need, Result<String, String>>,
     /// The certificate of the API server's authority, PEM.
     pub root_ca: Arc<str>,
+    /// From where nodes get the addresses of their pods; nothing when they bring their own.
+    pub node_ranges: Option<NodeRanges>,
     /// The answers to the needs that this decision named before, in this round.
     pub answers: BTreeMap<Need, bool>,
 }
 
 /// The index of every cache that controllers use: by the uid of each owner; see `client::Index::owner`.
 const BY_OWNER: &str = "owner";
+/// Pods are found by their node, too; see `client::Index::node`.
+const BY_NODE: &str = "node";
+
+/// By what the caches of controllers find the objects of a kind.
+pub fn indexes(resource: Resource) -> Vec<Index> {
+    if resource == PODS { vec![Index::owner(), Index::node()] } else { vec![Index::owner()] }
+}
 
 /// The caches at one moment: immutable, and each possibly at a revision of its own.
 #[derive(Clone)]
@@ -65,6 +114,16 @@ impl View {
     /// The objects of a kind that name `uid` among their owners.
     pub fn owned<'v>(&'v self, resource: Resource, uid: &'v str) -> impl Iterator<Item = Arc<Object>> + 'v {
         self.of(resource).by_index(BY_OWNER, uid).cloned()
+    }
+
+    /// The pods that are bound to a node.
+    pub fn pods_on<'v>(&'v self, node: &'v str) -> impl Iterator<Item = Arc<Object>> + 'v {
+        self.of(PODS).by_index(BY_NODE, node).cloned()
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, resource: Resource) -> usize {
+        self.of(resource).len()
     }
 
     /// The cached kinds.
@@ -107,6 +166,8 @@ impl<K> Watch<K> {
 pub trait Controller: Send + Sync + 'static {
     /// Upstream's name of the controller, such as `replicaset`; also in its service account and metrics.
     const NAME: &'static str;
+    /// The source of its events; `NAME-controller` when empty.
+    const COMPONENT: &'static str = "";
     /// What is decided about: the key of an object, for most.
     type Key: Ord + Clone + Debug + Send + Sync + 'static;
     /// Everything a decision depends on.

@@ -11,9 +11,9 @@ pub mod plan;
 pub mod queue;
 pub mod run;
 
-pub use controller::{Controller, Facts, Now, View, Watch};
+pub use controller::{Authority, Controller, Facts, NodeRanges, Now, View, WantedCertificate, Watch, indexes};
 pub use event::Recorder;
 pub use plan::{
-    Action, Change, Failure, Need, Note, Outcomes, Plan, Propagation, Reference, Resource, Severity, Stage, Verb,
+    Action, Asker, Change, Failure, Need, Note, Outcomes, Plan, Propagation, Reference, Resource, Severity, Stage, Verb,
 };
 pub use run::{Caches, Runner};

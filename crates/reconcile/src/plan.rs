@@ -1,5 +1,6 @@
 //! What a controller decided: a closed set of actions in stages, and what came of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::value::Value;
@@ -45,6 +46,9 @@ pub mod kinds {
     pub const REPLICA_SETS: Resource = v1("apps", "replicasets", "ReplicaSet");
     pub const ENDPOINT_SLICES: Resource = v1("discovery.k8s.io", "endpointslices", "EndpointSlice");
     pub const LEASES: Resource = v1("coordination.k8s.io", "leases", "Lease");
+    pub const POD_DISRUPTION_BUDGETS: Resource = v1("policy", "poddisruptionbudgets", "PodDisruptionBudget");
+    pub const SIGNING_REQUESTS: Resource =
+        v1("certificates.k8s.io", "certificatesigningrequests", "CertificateSigningRequest");
     pub const CLUSTER_ROLES: Resource = v1("rbac.authorization.k8s.io", "clusterroles", "ClusterRole");
 }
 
@@ -97,6 +101,8 @@ pub enum Change {
     Replace { of: Reference, subresource: &'static str, object: Value },
     /// Deletes the object.
     Delete { of: Reference, propagation: Propagation },
+    /// Deletes the object at once, without the time that its kind is given to end: nobody is there who could use it.
+    Remove { of: Reference },
 }
 
 /// What becomes of the dependents of a deleted object.
@@ -149,8 +155,23 @@ pub enum Need {
     Exists(Reference),
     /// Whether this very object exists now and is not being deleted: only such a one may adopt.
     Lives(Reference),
+    /// Whether any object of this name exists now.
+    Present { resource: Resource, namespace: String, name: String },
+    /// Whether a user may do something.
+    Permitted { who: Asker, verb: String, resource: Resource, subresource: String },
+    /// The certificate for a request, PEM.
+    Certificate { request: Vec<u8>, usages: Vec<String>, seconds: u64 },
     /// Whether a namespace holds any object of a kind now.
     Holds { resource: Resource, namespace: String },
+}
+
+/// Somebody whose permission is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asker {
+    pub user: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Plan {

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client::{Cache, Client, Index, Target, Watched};
+use client::{Cache, Client, Target, Watched};
 use stdx::{TaskTree, mono, wall};
 use tokio::sync::mpsc;
 
 use crate::carry::{Carried, answer, carry_out, revision_after};
-use crate::controller::{Controller, Facts, Now, View, Watch};
+use crate::controller::{Authority, Controller, Facts, NodeRanges, Now, View, Watch, indexes};
 use crate::event::Recorder;
-use crate::plan::{Outcomes, Plan, Resource};
+use crate::plan::{Need, Outcomes, Plan, Resource};
 use crate::queue::Queue;
 
 /// Keys of one controller in work at once. Upstream: `--concurrent-*-syncs`, five for most.
@@ -41,8 +41,8 @@ impl Caches {
     pub fn of(&self, resource: Resource) -> Cache {
         let mut caches = self.caches.lock().expect("no holder of this lock panics");
         let start = || {
-            let watched =
-                Watched::new(Target::new(resource.group, resource.version, resource.plural)).index(Index::owner());
+            let mut watched = Watched::new(Target::new(resource.group, resource.version, resource.plural));
+            watched.indexes = indexes(resource);
             Cache::start(&self.tasks, self.client.clone(), watched)
         };
         caches.entry(resource).or_insert_with(start).clone()
@@ -72,6 +72,10 @@ pub struct Runner {
     pub tasks: TaskTree,
     /// The certificate of the API server's authority, PEM.
     pub root_ca: Arc<str>,
+    /// From where nodes get the addresses of their pods.
+    pub node_ranges: Option<NodeRanges>,
+    /// Who signs requests for certificates.
+    pub authority: Option<Arc<dyn Authority>>,
     /// Makes the client of one controller, which acts under its own service account.
     pub client_of: Box<dyn Fn(&'static str) -> Client + Send + Sync>,
 }
@@ -80,8 +84,14 @@ impl Runner {
     /// Starts one controller; it runs until the task tree is cancelled.
     pub fn start<C: Controller>(&self) {
         let client = (self.client_of)(C::NAME);
-        let recorder = Recorder::start(client.clone(), &format!("{}-controller", C::NAME), "", &self.tasks);
-        let facts = Facts { root_ca: self.root_ca.clone(), ..Facts::default() };
+        let component = if C::COMPONENT.is_empty() { format!("{}-controller", C::NAME) } else { C::COMPONENT.into() };
+        let recorder = Recorder::start(client.clone(), &component, "", &self.tasks);
+        let facts = Facts {
+            authority: self.authority.clone(),
+            root_ca: self.root_ca.clone(),
+            node_ranges: self.node_ranges,
+            ..Facts::default()
+        };
         let this = Loop::<C>::new(client, recorder, self.caches.clone(), facts);
         self.tasks.spawn(C::NAME, this.run());
     }
@@ -285,6 +295,14 @@ async fn settle<C: Controller>(
             break;
         }
         for need in std::mem::take(&mut plan.needs) {
+            if let Need::Certificate { request, usages, seconds } = &need {
+                let made = facts.authority.as_ref().map_or_else(
+                    || Err("this cluster has no authority that signs".to_owned()),
+                    |authority| authority.sign(request, usages, Duration::from_secs(*seconds)),
+                );
+                facts.certificates.insert(need, made);
+                continue;
+            }
             match answer(&work.client, &need).await {
                 Ok(yes) => drop(facts.answers.insert(need, yes)),
                 Err(error) => {

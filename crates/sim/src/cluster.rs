@@ -140,6 +140,8 @@ impl Loops {
                 caches: caches.clone(),
                 tasks: tasks.clone(),
                 root_ca: "certificate".into(),
+                node_ranges: None,
+                authority: None,
                 client_of: Box::new(move |controller| {
                     of.client(User::service_account("kube-system", account(controller), ""), "kube-controller-manager")
                 }),
@@ -168,11 +170,15 @@ fn account(controller: &'static str) -> &'static str {
     match controller {
         "deployment" => "deployment-controller",
         "replicaset" => "replicaset-controller",
+        "disruption" => "disruption-controller",
         "endpointslice" => "endpointslice-controller",
         "endpoints" => "endpoint-controller",
         "namespace" => "namespace-controller",
-        "node-lifecycle" => "node-controller",
+        "node-lifecycle" | "node-ipam" | "taint-eviction" => "node-controller",
         "serviceaccount" => "service-account-controller",
+        "certificatesigningrequest-approving"
+        | "certificatesigningrequest-signing"
+        | "certificatesigningrequest-cleaner" => "certificate-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
         // The others are called what their controllers are.
         other => other,

@@ -4,7 +4,9 @@
 //! follows from what was observed; the step's effect brings the next decision.
 
 mod condition;
+mod pins;
 mod revision;
+mod rollback;
 mod rolling;
 mod scaling;
 mod status;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use api::projection::PodLite;
 use client::{Key, Object};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use reconcile::plan::kinds::{DEPLOYMENTS, PODS, REPLICA_SETS};
+use reconcile::plan::kinds::{CONFIG_MAPS, DEPLOYMENTS, PODS, REPLICA_SETS, SECRETS};
 use reconcile::{Action, Controller, Facts, Note, Now, Outcomes, Plan, Reference, Severity, View, Watch};
 
 use crate::owner;
@@ -32,6 +34,8 @@ pub struct Observed {
     pods: BTreeMap<String, Vec<Arc<Object>>>,
     /// Another ReplicaSet has the name that the new one would get.
     taken: bool,
+    /// What its pods are configured by; only for those that ask for it to be pinned.
+    config: pins::Config,
 }
 
 impl Controller for DeploymentController {
@@ -45,13 +49,21 @@ impl Controller for DeploymentController {
             Watch::primary(DEPLOYMENTS),
             Watch::mapped(REPLICA_SETS, owner::keys_of_replica_set),
             Watch::mapped(PODS, owner::deployment_of_pod),
+            Watch::mapped(CONFIG_MAPS, pins::keys_of_source),
+            Watch::mapped(SECRETS, pins::keys_of_source),
         ]
     }
 
     fn observe(view: &View, key: &Key) -> Observed {
         let deployment: Option<Deployment> = view.get(DEPLOYMENTS, key).and_then(|object| owner::typed(&object));
         let Some(deployment) = deployment else {
-            return Observed { deployment: None, sets: Vec::new(), pods: BTreeMap::new(), taken: false };
+            return Observed {
+                deployment: None,
+                sets: Vec::new(),
+                pods: BTreeMap::new(),
+                taken: false,
+                config: pins::Config::default(),
+            };
         };
         let selector = owner::selector(&deployment.spec);
         let uid = deployment.metadata.uid.clone().unwrap_or_default();
@@ -78,7 +90,8 @@ impl Controller for DeploymentController {
             Some(_) => true,
             None => false,
         };
-        Observed { deployment: Some(deployment), sets, pods, taken }
+        let config = pins::observe(view, &deployment);
+        Observed { deployment: Some(deployment), sets, pods, taken, config }
     }
 
     fn reconcile(observed: &Observed, now: Now, last: &Outcomes, facts: &Facts, (): &mut ()) -> Plan {
@@ -109,10 +122,15 @@ fn selects_everything(deployment: &Deployment) -> Plan {
 }
 
 fn decide(case: &Case<'_>) -> Plan {
+    if let Some(stages) = pins::step(case).filter(|_| !case.paused()) {
+        return stages.into_iter().fold(Plan::nothing(), Plan::then);
+    }
     if case.taken && !case.paused() {
         return case.finish(Vec::new());
     }
-    let steps = case.new_set.and_then(|set| revision::annotate(case, set)).or_else(|| step(case));
+    let steps = rollback::step(case)
+        .or_else(|| case.new_set.and_then(|set| revision::annotate(case, set)))
+        .or_else(|| step(case));
     case.finish(steps.unwrap_or_default())
 }
 
@@ -125,7 +143,13 @@ fn step(case: &Case<'_>) -> Option<Vec<Action>> {
         return scaling::proportional(case);
     }
     let steps = if strategy_is_recreate(case.deployment) { recreate(case) } else { rolling::step(case) };
-    steps.or_else(|| status::complete(case).then(|| revision::clean_up(case)).flatten())
+    steps.or_else(|| {
+        let done = || {
+            let steps = rollback::remember(case).or_else(|| rollback::forget(case));
+            steps.or_else(|| revision::clean_up(case)).or_else(|| pins::clean_up(case))
+        };
+        status::complete(case).then(done).flatten()
+    })
 }
 
 /// Scales everything old to zero, waits until its pods are gone, then makes the new ReplicaSet and scales it up.
@@ -188,6 +212,7 @@ struct Case<'a> {
     /// The new one cannot be made under its name: the hash has to change.
     taken: bool,
     pods: &'a BTreeMap<String, Vec<Arc<Object>>>,
+    config: &'a pins::Config,
     now: Now,
     last: &'a Outcomes,
 }
@@ -200,7 +225,7 @@ impl<'a> Case<'a> {
         sets.sort_by_key(|set| (set.metadata.creation_timestamp.clone().map(|time| time.0), set.metadata.name.clone()));
         let new_set = revision::new_set(deployment, &sets);
         let taken = new_set.is_none() && observed.taken;
-        Case { deployment, sets, new_set, taken, pods: &observed.pods, now, last }
+        Case { deployment, sets, new_set, taken, pods: &observed.pods, config: &observed.config, now, last }
     }
 
     /// Every controlled ReplicaSet but the new one.

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use reconcile::plan::kinds::{DEPLOYMENTS, REPLICA_SETS};
 use reconcile::{Action, Change, Note, Propagation, Severity};
 
-use super::{Case, replicas, rolling, scaling};
+use super::{Case, pins, replicas, rollback, rolling, scaling};
 use crate::{owner, patch};
 
 /// The label that tells the pods of one template from another's.
@@ -25,20 +25,25 @@ pub(super) const MAXIMUM: &str = "deployment.kubernetes.io/max-replicas";
 /// The reason of event and condition about a ReplicaSet that could not be made. Upstream: `FailedRSCreateReason`.
 pub(super) const CREATE_ERROR: &str = "ReplicaSetCreateError";
 /// Annotations of the Deployment that are not passed on to its ReplicaSets.
-const NOT_PASSED_ON: [&str; 6] = [
+const NOT_PASSED_ON: [&str; 10] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     REVISION_HISTORY,
     DESIRED,
     MAXIMUM,
     "deprecated.deployment.rollback.to",
+    // kubectl's undo puts a ReplicaSet's annotations onto the Deployment.
+    rollback::GOOD,
+    rollback::FROM,
+    rollback::TO,
+    pins::REJECTED,
 ];
 /// The revision history annotation grows no longer than this many bytes. Upstream: `maxRevHistoryLengthInChars`.
 const HISTORY_BYTES_MAX: usize = 2000;
 
 /// The oldest ReplicaSet whose template is the Deployment's, the hash label aside.
 pub(super) fn new_set<'a>(deployment: &Deployment, sets: &[&'a ReplicaSet]) -> Option<&'a ReplicaSet> {
-    let wanted = without_hash(&deployment.spec.as_ref()?.template);
+    let wanted = without_hash(&pins::pinned(&deployment.spec.as_ref()?.template));
     sets.iter().copied().find(|set| template(set).is_some_and(|template| without_hash(template) == wanted))
 }
 
@@ -72,7 +77,7 @@ pub(super) fn create(case: &Case<'_>) -> Vec<Action> {
     let Some(spec) = &case.deployment.spec else { return Vec::new() };
     let hash = template_hash(case.deployment);
     let count = rolling::new_replicas(case, 0);
-    let mut template = spec.template.clone();
+    let mut template = pins::pinned(&spec.template);
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.into(), hash.clone());
     let labels = labels.clone();
@@ -89,7 +94,7 @@ pub(super) fn create(case: &Case<'_>) -> Vec<Action> {
         },
         spec: Some(ReplicaSetSpec {
             replicas: Some(count),
-            min_ready_seconds: spec.min_ready_seconds,
+            min_ready_seconds: Some(min_ready_seconds(case)).filter(|seconds| *seconds > 0),
             selector,
             template: Some(template),
         }),
@@ -171,10 +176,16 @@ fn remembered(history: Option<&str>, number: u64) -> String {
     numbers.join(",")
 }
 
+/// How long its pods must be ready to count as available.
+fn min_ready_seconds(case: &Case<'_>) -> i32 {
+    let own = case.deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
+    own.max(rollback::min_ready_seconds(case))
+}
+
 /// Brings number, passed-on annotations and minReadySeconds of the new ReplicaSet up to date; `None` when they are.
 pub(super) fn annotate(case: &Case<'_>, set: &ReplicaSet) -> Option<Vec<Action>> {
     let wanted = annotations_of_new(case, Some(&set.metadata));
-    let min_ready = case.deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
+    let min_ready = min_ready_seconds(case);
     let has = set.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
     if set.metadata.annotations.as_ref() == Some(&wanted) && has == min_ready {
         return None;

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use reconcile::Action;
 
 use super::{Case, available, available_at_least, pods_at_most, replicas, revision, scaling};
+use crate::share::{Rounding, resolved};
 
 /// The largest surge and the largest number of unavailable pods, resolved to numbers. Upstream: `ResolveFenceposts`.
 fn fenceposts(case: &Case<'_>) -> (i32, i32) {
@@ -21,26 +22,6 @@ fn fenceposts(case: &Case<'_>) -> (i32, i32) {
     let unavailable = resolved(unavailable, case.desired(), Rounding::Down);
     // Both may round to zero, and then the update could not move; validation refuses literal zeros.
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable.min(case.desired())) }
-}
-
-enum Rounding {
-    Up,
-    Down,
-}
-
-fn resolved(value: &IntOrString, total: i32, rounding: Rounding) -> i32 {
-    match value {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent * i64::from(total);
-            let number = match rounding {
-                Rounding::Up => (hundredths + 99).div_euclid(100),
-                Rounding::Down => hundredths.div_euclid(100),
-            };
-            i32::try_from(number).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// The ceiling: desired replicas plus surge.

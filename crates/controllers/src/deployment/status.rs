@@ -8,7 +8,7 @@ use reconcile::plan::kinds::{DEPLOYMENTS, REPLICA_SETS};
 use reconcile::{Change, Failure, Plan, Verb};
 
 use super::condition::{self, AVAILABLE, COMPLETE, PAUSED, PROGRESSING, REPLICA_FAILURE, TIMED_OUT};
-use super::{Case, available, replicas, revision, rolling, scaling};
+use super::{Case, available, replicas, revision, rollback, rolling, scaling};
 use crate::{owner, patch};
 
 /// A deadline of this many seconds means none. Upstream: `HasProgressDeadline`.
@@ -84,6 +84,7 @@ fn conditions(case: &Case<'_>, current: &DeploymentStatus, wanted: &DeploymentSt
     };
     condition::set(&mut conditions, condition::new(AVAILABLE, status, reason, message.into(), now));
     progress(case, current, wanted, &mut conditions);
+    rollback::tell(case, &mut conditions);
     match replica_failure(case) {
         Some(failure) => condition::set(&mut conditions, failure),
         None => condition::remove(&mut conditions, REPLICA_FAILURE),

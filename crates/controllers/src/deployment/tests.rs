@@ -7,7 +7,7 @@ use client::Key;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use reconcile::freshness::Awaited;
-use reconcile::plan::kinds::{DEPLOYMENTS, PODS, REPLICA_SETS};
+use reconcile::plan::kinds::{CONFIG_MAPS, DEPLOYMENTS, PODS, REPLICA_SETS};
 use reconcile::{Outcomes, Propagation};
 use stdx::sim::Random;
 
@@ -546,4 +546,144 @@ fn the_deadline_begins_anew_with_each_rollout() {
     let progressing = condition::get(status.conditions.as_deref().unwrap(), "Progressing").unwrap();
     assert_eq!(progressing.reason.as_deref(), Some("NewReplicaSetCreated"));
     assert!(progressing.last_update_time.as_ref().unwrap().0 > begun);
+}
+
+/// The events of one reason.
+fn told_of(rollout: &mut Rollout, reason: &str) -> Vec<String> {
+    let all = rollout.world.told();
+    all.into_iter().filter(|text| text.starts_with(reason)).collect()
+}
+
+const ROLLS_BACK: &str = r#"{"metadata":{"annotations":{"isopod.dev/auto-rollback":"true"}}}"#;
+
+#[test]
+fn a_revision_that_misses_its_deadline_is_rolled_back() {
+    let mut rollout = Rollout::new(r#""replicas":2,"progressDeadlineSeconds":60,"minReadySeconds":1"#);
+    rollout.edit(ROLLS_BACK);
+    rollout.settle();
+    rollout.image(BROKEN);
+    rollout.settle();
+    assert_eq!(image_now(&rollout), BROKEN, "the deadline has not passed");
+    rollout.world.told();
+    rollout.world.pass(90_000);
+    rollout.settle();
+    assert_eq!(image_now(&rollout), "v1");
+    assert_eq!(rollout.sizes(), [(BROKEN.to_owned(), 0), ("v1".to_owned(), 2)]);
+    let conditions = rollout.conditions();
+    assert!(conditions.contains(&"RolledBack=True ProgressDeadlineExceeded".to_owned()), "{conditions:?}");
+    let (from, to) = (rollout.set(BROKEN).metadata.name.unwrap(), rollout.set("v1").metadata.name.unwrap());
+    let expected = format!(
+        "RolledBack Rolled back from replica set {from:?}, which made no progress within 60 seconds, to {to:?}"
+    );
+    assert_eq!(told_of(&mut rollout, "RolledBack"), [expected]);
+    // It is over with the next good revision, also for the annotations.
+    rollout.image("v2");
+    rollout.settle();
+    assert!(!rollout.conditions().iter().any(|condition| condition.starts_with("RolledBack")));
+    assert_eq!(annotation(&rollout.deployment().metadata, super::rollback::TO), None);
+}
+
+fn image_now(rollout: &Rollout) -> String {
+    let template = rollout.deployment().spec.unwrap().template;
+    template.spec.unwrap().containers[0].image.clone().unwrap()
+}
+
+#[test]
+fn nothing_is_rolled_back_unasked_or_without_a_good_revision() {
+    let mut rollout = Rollout::new(r#""replicas":2,"progressDeadlineSeconds":60"#);
+    rollout.settle();
+    rollout.image(BROKEN);
+    rollout.settle();
+    rollout.world.pass(90_000);
+    rollout.settle();
+    assert_eq!(image_now(&rollout), BROKEN);
+    // What was never seen to be good while asked is not taken for it.
+    rollout.edit(ROLLS_BACK);
+    rollout.settle();
+    assert_eq!(image_now(&rollout), BROKEN);
+}
+
+/// A Deployment whose pods read the ConfigMap `c`.
+fn configured() -> Rollout {
+    let mut rollout =
+        Rollout::new(r#""replicas":1,"progressDeadlineSeconds":60,"minReadySeconds":1,"revisionHistoryLimit":1"#);
+    rollout.world.create(CONFIG_MAPS, NAMESPACE, r#"{"metadata":{"name":"c"},"data":{"greeting":"one"}}"#);
+    rollout.edit(
+        r#"{"metadata":{"annotations":{"isopod.dev/restart-on-config-change":"true","isopod.dev/auto-rollback":"true"}},
+            "spec":{"template":{"spec":{"containers":[{"name":"c","image":"v1","envFrom":[{"configMapRef":{"name":"c"}}]}]}}}}"#,
+    );
+    rollout.settle();
+    rollout
+}
+
+/// What the running pods read.
+fn read(rollout: &Rollout) -> Vec<String> {
+    let pods: Vec<k8s_openapi::api::core::v1::Pod> = rollout.world.all_typed(PODS);
+    let source = |pod: k8s_openapi::api::core::v1::Pod| {
+        let sources = pod.spec.unwrap().containers[0].env_from.clone().unwrap();
+        let name = sources[0].config_map_ref.as_ref().unwrap().name.clone();
+        let map: k8s_openapi::api::core::v1::ConfigMap = rollout.world.typed(CONFIG_MAPS, NAMESPACE, &name);
+        assert_eq!(map.immutable, Some(true), "pods read copies that nobody changes");
+        map.data.unwrap()["greeting"].clone()
+    };
+    pods.into_iter().map(source).collect()
+}
+
+#[test]
+fn pods_are_replaced_when_their_configuration_changes() {
+    let mut rollout = configured();
+    assert_eq!(read(&rollout), ["one"]);
+    rollout.world.edit(CONFIG_MAPS, NAMESPACE, "c", r#"{"metadata":{"labels":{"a":"b"}}}"#);
+    let sets = rollout.sizes().len();
+    rollout.settle();
+    assert_eq!(rollout.sizes().len(), sets, "only what pods read matters");
+    rollout.world.edit(CONFIG_MAPS, NAMESPACE, "c", r#"{"data":{"greeting":"two"}}"#);
+    rollout.settle();
+    assert_eq!(read(&rollout), ["two"]);
+    // Going back to the older revision, as kubectl does it, brings the older configuration.
+    let older = rollout.world.all_typed::<ReplicaSet>(REPLICA_SETS);
+    let older = older.into_iter().find(|set| super::replicas(set) == 0).unwrap();
+    let mut template = older.spec.unwrap().template.unwrap();
+    template.metadata.as_mut().unwrap().labels.as_mut().unwrap().remove("pod-template-hash");
+    let template = serde_json::to_string(&template).unwrap();
+    rollout.edit(&format!(r#"{{"spec":{{"template":{template}}}}}"#));
+    rollout.settle();
+    assert_eq!(read(&rollout), ["one"]);
+}
+
+#[test]
+fn copies_go_with_the_revisions_that_read_them() {
+    let mut rollout = configured();
+    for greeting in ["two", "three", "four"] {
+        let change = format!(r#"{{"data":{{"greeting":"{greeting}"}}}}"#);
+        rollout.world.edit(CONFIG_MAPS, NAMESPACE, "c", &change);
+        rollout.settle();
+        assert_eq!(read(&rollout), [greeting]);
+    }
+    // The source, and a copy for the present revision and for the one that is kept.
+    assert_eq!(rollout.world.all(CONFIG_MAPS).count(), 3);
+}
+
+#[test]
+fn a_configuration_that_breaks_pods_is_rolled_back_and_not_tried_again() {
+    let mut rollout = configured();
+    // Pods do not come up with it: their image is told to be broken as soon as they read it.
+    rollout.world.edit(CONFIG_MAPS, NAMESPACE, "c", r#"{"data":{"greeting":"bad"}}"#);
+    rollout.work_deployment();
+    for _ in 0..20 {
+        // Nothing of the new revision becomes ready, since nobody works its pods.
+        let changed = [rollout.work_deployment(), rollout.work_sets()].contains(&true);
+        if !changed {
+            break;
+        }
+    }
+    rollout.world.pass(90_000);
+    rollout.work_deployment();
+    rollout.work_deployment();
+    rollout.settle();
+    assert_eq!(read(&rollout), ["one"]);
+    assert_eq!(told_of(&mut rollout, "RolledBack").len(), 1);
+    rollout.world.edit(CONFIG_MAPS, NAMESPACE, "c", r#"{"data":{"greeting":"good"}}"#);
+    rollout.settle();
+    assert_eq!(read(&rollout), ["good"], "a mended configuration is tried");
 }

@@ -224,8 +224,13 @@ impl Worker {
             Message::Pod(object) => match object.typed::<Pod>() {
                 Ok(mut pod) => {
                     // What this worker told last is newer than what comes back.
-                    if let Some(told) = &self.desired.borrow().status {
-                        pod.status = Some(with_others_conditions(told, pod.status.as_ref()));
+                    let told = self.desired.borrow().status.clone();
+                    if let Some(told) = told {
+                        let present = pod.status.take();
+                        if readiness(&told) != present.as_ref().and_then(readiness) {
+                            self.desired.send_modify(|desired| desired.contradicted = object.revision());
+                        }
+                        pod.status = Some(with_others_conditions(&told, present.as_ref()));
                     }
                     let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                     if self.memory.volumes_ready && told(&self.pod) != told(&pod) {
@@ -504,7 +509,8 @@ impl Worker {
         let known = self.gone;
         self.desired.send_if_modified(|desired| {
             let changed = desired.status.as_ref() != Some(&new) || desired.delete != gone || desired.gone != known;
-            *desired = Desired { status: Some(new), delete: gone, gone: known, identity: desired.identity.take() };
+            let (identity, contradicted) = (desired.identity.take(), desired.contradicted);
+            *desired = Desired { status: Some(new), delete: gone, gone: known, identity, contradicted };
             changed
         });
     }
@@ -544,6 +550,22 @@ struct Desired {
     gone: bool,
     /// The uid by which the API knows it; of a static pod its mirror's, once there is one.
     identity: Option<String>,
+    /// The revision at which the API last said something else of the readiness: of a node that is cut off, the control plane
+    /// says that its pods are not ready, and only the node takes that back.
+    contradicted: u64,
+}
+
+/// What became of the pod by a write.
+enum Wrote {
+    Gone,
+    /// The revision of the status, if it had to be written.
+    At(Option<u64>),
+}
+
+/// Whether the pod is ready, as the status says.
+fn readiness(status: &PodStatus) -> Option<&str> {
+    let ready = status.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")?;
+    Some(&ready.status)
 }
 
 /// Brings the API up to what is desired, the newest first, one request at a time.
@@ -556,6 +578,7 @@ impl Writer {
     async fn run(self, mut wanted: watch::Receiver<Desired>) {
         let mut told: Option<PodStatus> = self.pod.status.clone();
         let mut known: Option<String> = None;
+        let mut written = 0;
         let mut backoff = stdx::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
             let desired = wanted.borrow_and_update().clone();
@@ -569,11 +592,14 @@ impl Writer {
                     told = None;
                 }
                 known = Some(identity.clone());
-                let result = self.write(&identity, told.as_ref(), &status, desired.delete).await;
+                // What is older than the last write is only what it replaced.
+                let told_now = told.as_ref().filter(|_| desired.contradicted <= written);
+                let result = self.write(&identity, told_now, &status, desired.delete).await;
                 match result {
-                    Ok(true) if is_static(&self.pod) => told = None,
-                    Ok(true) => return,
-                    Ok(false) => {
+                    Ok(Wrote::Gone) if is_static(&self.pod) => told = None,
+                    Ok(Wrote::Gone) => return,
+                    Ok(Wrote::At(revision)) => {
+                        written = revision.unwrap_or(written).max(desired.contradicted);
                         told = Some(status);
                         backoff.succeed();
                     }
@@ -590,34 +616,35 @@ impl Writer {
         }
     }
 
-    /// Writes the status if it differs, and lets the pod go when nothing is left of it; true when it is gone.
+    /// Writes the status if it differs, and lets the pod go when nothing is left of it.
     async fn write(
         &self,
         identity: &str,
         told: Option<&PodStatus>,
         status: &PodStatus,
         delete: bool,
-    ) -> Result<bool, client::ClientError> {
+    ) -> Result<Wrote, client::ClientError> {
+        let mut revision = None;
         let target = Target::new("", "v1", "pods").namespace(namespace(&self.pod)).name(name(&self.pod));
         if told != Some(status) {
             let body = status_patch(identity, status);
             let target = target.clone().subresource("status");
             match self.context.client.patch(target, PatchKind::Merge, &body).await {
-                Err(error) if error.is_not_found() => return Ok(true),
+                Err(error) if error.is_not_found() => return Ok(Wrote::Gone),
                 // Another pod has the name by now.
                 Err(error) if error.is_conflict() || error.is_invalid() => {
                     tracing::info!(pod = name(&self.pod), %error, "status refused");
                 }
-                result => drop(result?),
+                result => revision = Some(result?.revision()),
             }
         }
         if !delete {
-            return Ok(false);
+            return Ok(Wrote::At(revision));
         }
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(identity) };
         match self.context.client.delete(target, options).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(true),
+            Ok(_) => Ok(Wrote::Gone),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Wrote::Gone),
             Err(error) => Err(error),
         }
     }
