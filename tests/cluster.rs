@@ -49,6 +49,13 @@ impl Cluster {
         cluster
     }
 
+    /// A cluster without images.
+    pub fn absent_and_up() -> Cluster {
+        let mut cluster = Cluster::absent();
+        cluster.up(&[]);
+        cluster
+    }
+
     /// A machine on which no cluster runs yet.
     pub fn absent() -> Cluster {
         Cluster { machine: Machine::start(), isopod: named("ISOPOD_BINARY"), up: None }
