@@ -50,9 +50,11 @@ pub enum MountPropagation {
 pub struct Mount {
     /// Where in the container.
     pub container_path: String,
-    /// What of the host.
+    /// What of the host; empty with `image`.
     pub host_path: String,
-    /// What below `host_path`; empty is itself. Opened by the runtime without ever leaving `host_path`, whatever links
+    /// The present image whose files are seen, read-only and not to be executed, instead of something of the host.
+    pub image: Option<ImageSpec>,
+    /// What below `host_path` or in the image; empty is itself. Opened by the runtime without ever leaving `host_path`, whatever links
     /// are put there meanwhile, and made as a folder when absent.
     pub sub_path: String,
     /// Whether it cannot be written.

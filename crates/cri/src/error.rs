@@ -40,6 +40,14 @@ pub enum Error {
     /// It took longer than the caller allowed.
     #[error("{0}")]
     DeadlineExceeded(String),
+    /// What is to be mounted is not there, or is not what it should be.
+    #[error("failed to prepare mount {container_path:?}: {message}")]
+    Mount {
+        /// Where in the container it was to be.
+        container_path: String,
+        /// Why not. It may tell of the host.
+        message: String,
+    },
     /// An image could not be had.
     #[error("{message}")]
     ImagePull {

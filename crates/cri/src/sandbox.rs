@@ -78,6 +78,8 @@ pub struct PodSandboxConfig {
     pub labels: StringMap,
     /// Annotations.
     pub annotations: StringMap,
+    /// Which of the runtime's handlers is to run it; empty is the default.
+    pub runtime_handler: String,
     /// What only Linux has.
     pub linux: LinuxPodSandboxConfig,
 }

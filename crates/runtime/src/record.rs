@@ -46,6 +46,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) config: ContainerConfig,
     /// Its image.
     pub(crate) image: ContainerImage,
+    /// Ids of the images that it has as volumes.
+    pub(crate) volume_images: Vec<String>,
     /// When it was made, in nanoseconds since 1970.
     pub(crate) created_at: i64,
     /// Its log file; empty for none.
@@ -54,6 +56,13 @@ pub(crate) struct ContainerRecord {
     pub(crate) stop_signal: i32,
     /// An end that its supervisor does not know of.
     pub(crate) ending: Option<Ending>,
+}
+
+impl ContainerRecord {
+    /// Ids of all images that must stay as long as this container does.
+    pub(crate) fn images(&self) -> Vec<String> {
+        std::iter::once(&self.image.image_id).chain(&self.volume_images).cloned().collect()
+    }
 }
 
 /// An end that a supervisor does not know of: a failed start, or the loss of the supervisor.

@@ -132,6 +132,8 @@ choice! {
         New = 1,
         /// The control groups of version 1 whose controller (or `name=`) is the mount's `source`.
         CgroupV1 = 2,
+        /// An image's layers, read-only; the mount's `source` is a folder to put them together on.
+        Layers = 3,
     }
 }
 
@@ -155,7 +157,7 @@ record! {
         kind: MountKind,
         /// Path of the machine, type of file system, or controller.
         source: String,
-        /// For a bind: what below `source`, never left by whatever links; empty is itself.
+        /// For a bind or layers: what below `source`, never left by whatever links; empty is itself.
         below: String,
         /// Where in the container.
         target: String,
@@ -167,6 +169,8 @@ record! {
         recursive: bool,
         /// Propagation of a bind.
         propagation: Propagation,
+        /// With [`MountKind::Layers`]: the layers, the lowest first, two at least.
+        layers: Vec<String>,
     }
 }
 

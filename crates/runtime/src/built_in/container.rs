@@ -34,6 +34,16 @@ pub(super) const SPEC: &str = "spec";
 /// Where SELinux is seen when it is on.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
 
+/// The longest system call profile that is read.
+const PROFILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The present images that a container is made of.
+struct Images<'a> {
+    own: &'a ImageRoot,
+    /// Those that are mounted, in the order of the mounts.
+    volumes: &'a [ImageRoot],
+}
+
 /// Whether a container's report tells of its end.
 fn has_ended(report: &Option<Report>) -> bool {
     report.as_ref().is_some_and(|report| report.state == State::Exited)
@@ -56,6 +66,8 @@ impl Inner {
         if let Some(name) = self.name_of_image(&config).await? {
             record.image.spec.image = name;
         }
+        let volumes = self.volume_images(&config).await?;
+        record.volume_images = volumes.iter().map(|image| image.id.clone()).collect();
         let pid_target = self.pid_target(&record.config)?;
         // What was known is not kept: it may be secret.
         let mut kept = record.clone();
@@ -65,13 +77,16 @@ impl Inner {
         let (inner, made) = (self.clone(), container.clone());
         let mut outcome = blocking(move || {
             inner.options.images.hold(&image.id, &made.id);
-            inner.prepare(&made, &record, &image, pid_target)
+            volumes.iter().for_each(|volume| inner.options.images.hold(&volume.id, &made.id));
+            inner.prepare(&made, &record, &Images { own: &image, volumes: &volumes }, pid_target)
         })
         .await;
         // It may have been removed before it was held.
-        let image_id = lock(&container.record).image.image_id.clone();
-        if outcome.is_ok() && self.options.images.root(&image_id).await?.is_none() {
-            outcome = Err(missing());
+        let held = lock(&container.record).images();
+        for image_id in held {
+            if outcome.is_ok() && self.options.images.root(&image_id).await?.is_none() {
+                outcome = Err(missing());
+            }
         }
         if let Err(error) = outcome {
             if let Err(undoing) = self.erase_container(&container).await {
@@ -81,6 +96,16 @@ impl Inner {
         }
         self.announce(&container.id, &sandbox, ContainerEventType::Created);
         Ok(container.id.clone())
+    }
+
+    /// The images that are mounted as volumes, in the order of the mounts.
+    async fn volume_images(&self, config: &ContainerConfig) -> Result<Vec<ImageRoot>> {
+        let mut roots = Vec::new();
+        for image in config.mounts.iter().filter_map(|mount| mount.image.as_ref()) {
+            let root = self.options.images.root(&image.image).await?;
+            roots.push(root.ok_or_else(|| Error::no_image(&image.image))?);
+        }
+        Ok(roots)
     }
 
     /// What a container's status calls its image: a tag, or else a digest, as upstream's runtimes have it.
@@ -115,16 +140,18 @@ impl Inner {
         &self,
         container: &Container,
         record: &ContainerRecord,
-        image: &ImageRoot,
+        images: &Images<'_>,
         pid_target: Option<u32>,
     ) -> Result<()> {
         let (config, folder) = (&record.config, container.folder());
         make_folder(&folder).map_err(failed("create container folder"))?;
         record::write(&folder, record).map_err(failed("write container record"))?;
+        let image = images.own;
         let root = self.make_root(container, image, config).map_err(failed("create container root"))?;
-        for mount in &config.mounts {
-            files::prepare_mount(mount).map_err(|error| {
-                Error::InvalidArgument(format!("failed to prepare mount {:?}: {error}", mount.container_path))
+        for mount in config.mounts.iter().filter(|mount| mount.image.is_none()) {
+            files::prepare_mount(mount).map_err(|error| Error::Mount {
+                container_path: mount.container_path.clone(),
+                message: error.to_string(),
             })?;
         }
         if let Some(parent) = Path::new(&record.log_path).parent().filter(|_| !record.log_path.is_empty()) {
@@ -148,10 +175,11 @@ impl Inner {
             hostname: &hostname(&sandbox),
             root,
             cgroup: self.cgroups.spec(&group),
-            mounts: self.mounts(&container.sandbox, config),
+            mounts: self.mounts(container, config, images.volumes).map_err(failed("create container volumes"))?,
             devices,
             log_path: record.log_path.clone(),
             pid_target,
+            seccomp_profile: seccomp_profile(&config.linux.security_context)?,
         };
         let spec = spec::container(config, prepared)?;
         record::replace(&folder.join(SPEC), &spec.encode()).map_err(failed("write container specification"))
@@ -191,7 +219,13 @@ impl Inner {
         })
     }
 
-    fn mounts(&self, sandbox: &Sandbox, config: &ContainerConfig) -> Vec<shim::spec::MountSpec> {
+    fn mounts(
+        &self,
+        container: &Container,
+        config: &ContainerConfig,
+        images: &[ImageRoot],
+    ) -> std::io::Result<Vec<shim::spec::MountSpec>> {
+        let sandbox = &container.sandbox;
         let security = &config.linux.security_context;
         let of_host = lock(&sandbox.record).config.linux.security_context.namespace_options.ipc == NamespaceMode::Node;
         let own_shm = sandbox.folder.join(shim::message::SHM).to_string_lossy().into_owned();
@@ -204,7 +238,16 @@ impl Inner {
         let attributes = mounts::readonly(security.readonly_rootfs);
         let files = files::FILES
             .map(|(name, target)| mounts::bind(&sandbox.folder.join(name).to_string_lossy(), target, attributes));
-        mounts::all(standard, files.to_vec(), &config.mounts)
+        let mut images = images.iter().enumerate();
+        let mut volumes = Vec::new();
+        for mount in &config.mounts {
+            let image = mount.image.as_ref().and_then(|_| images.next());
+            volumes.push(match image {
+                Some((number, image)) => image_volume(container, mount, number, image)?,
+                None => mounts::volume(mount),
+            });
+        }
+        Ok(mounts::all(standard, files.to_vec(), volumes))
     }
 
     /// Starts a container's program.
@@ -354,8 +397,10 @@ impl Inner {
         self.remove_group(&container.group()).await?;
         let (inner, erased) = (self.clone(), container.clone());
         blocking(move || {
-            let image_id = lock(&erased.record).image.image_id.clone();
-            inner.options.images.release(&image_id, &erased.id);
+            let held = lock(&erased.record).images();
+            for image_id in held {
+                inner.options.images.release(&image_id, &erased.id);
+            }
             // The record goes last: until then a next life finds what is left.
             let root = inner.container_root(&erased.id);
             erase(&root).and_then(|()| erase(&erased.folder())).map_err(failed("remove container folder"))
@@ -412,6 +457,39 @@ impl Container {
     }
 }
 
+/// An image's files as a volume. An overlay without an upper layer needs two lower ones: an empty one lies below.
+fn image_volume(
+    container: &Container,
+    mount: &cri::Mount,
+    number: usize,
+    image: &ImageRoot,
+) -> std::io::Result<shim::spec::MountSpec> {
+    let folder = container.folder().join(format!("image-{number}"));
+    let empty = container.folder().join("empty");
+    make_folder(&folder)?;
+    make_folder(&empty)?;
+    std::fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let layers = std::iter::once(&empty).chain(&image.layers).map(|layer| layer.to_string_lossy().into_owned());
+    let mut layers: Vec<String> = layers.collect();
+    if layers.len() == 1 {
+        layers.push(folder.to_string_lossy().into_owned());
+    }
+    Ok(mounts::image(mount, &folder.to_string_lossy(), layers))
+}
+
+/// The text of the system call profile that is named, if one is.
+fn seccomp_profile(security: &cri::LinuxContainerSecurityContext) -> Result<Option<String>> {
+    let cri::SecurityProfile::Localhost(path) = &security.seccomp else { return Ok(None) };
+    let failed = |error| Error::InvalidArgument(format!("cannot load seccomp profile {path:?}: open {path}: {error}"));
+    let length = std::fs::metadata(path).map_err(failed)?.len();
+    if length > PROFILE_BYTES_MAX {
+        return Err(Error::InvalidArgument(format!(
+            "cannot load seccomp profile {path:?}: {length} bytes are too many"
+        )));
+    }
+    std::fs::read_to_string(path).map(Some).map_err(failed)
+}
+
 fn start_failed(error: CallError) -> Error {
     match error {
         CallError::Start(text) => {
@@ -443,6 +521,7 @@ fn new_record(sandbox: &Sandbox, config: ContainerConfig, image: &ImageRoot) -> 
             image_ref: image.image_ref.clone(),
             image_id: image.id.clone(),
         },
+        volume_images: Vec::new(),
         config,
         created_at: now(),
         log_path,

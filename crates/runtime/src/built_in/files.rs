@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
-use cri::{DnsConfig, Mount};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use cri::{DnsConfig, Mount, MountPropagation};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, fstat, mkdirat, openat, openat2, statx};
 
 /// The names of the files in a sandbox's folder and where containers see them.
 pub(super) const FILES: [(&str, &str); 3] =
@@ -51,6 +51,7 @@ pub(super) fn prepare_mount(mount: &Mount) -> io::Result<()> {
     if !Path::new(&mount.host_path).exists() {
         std::fs::create_dir_all(&mount.host_path)?;
     }
+    check_propagation(mount)?;
     if mount.sub_path.is_empty() {
         return Ok(());
     }
@@ -61,6 +62,25 @@ pub(super) fn prepare_mount(mount: &Mount) -> io::Result<()> {
     }
     let mode = Mode::from_raw_mode(fstat(&base)?.st_mode & 0o7777);
     make_beneath(base, Path::new(&mount.sub_path), mode)
+}
+
+/// Refuses what could not be seen on the other side, in containerd's words.
+fn check_propagation(mount: &Mount) -> io::Result<()> {
+    let (wanted, what): (&[&str], &str) = match mount.propagation {
+        MountPropagation::Private => return Ok(()),
+        MountPropagation::HostToContainer => (&["shared:", "master:"], "shared or slave"),
+        MountPropagation::Bidirectional => (&["shared:"], "shared"),
+    };
+    let id = statx(CWD, &mount.host_path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id.to_string();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(&id)).unwrap_or_default();
+    let optional = line.split(' ').skip(6).take_while(|word| *word != "-");
+    if optional.into_iter().any(|word| wanted.iter().any(|prefix| word.starts_with(prefix))) {
+        return Ok(());
+    }
+    let point = line.split(' ').nth(4).unwrap_or_default();
+    let path = &mount.host_path;
+    Err(io::Error::other(format!("path {path:?} is mounted on {point:?} but it is not a {what} mount")))
 }
 
 fn open_beneath(base: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {

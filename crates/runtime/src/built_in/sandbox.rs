@@ -21,6 +21,8 @@ const NETWORK_SECONDS_MAX: Duration = Duration::from_secs(120);
 const OOM_SCORE_ADJ: i32 = -998;
 /// Size of a pod's `/dev/shm`, as upstream.
 const SHM_BYTES: u64 = 64 << 20;
+/// The names that this runtime goes by; empty is the default.
+const HANDLERS: [&str; 2] = ["", "isopod"];
 /// Kernel parameters of a pod with a network of its own: as in containerd, low ports and pings need no privilege.
 const SYSCTLS: [(&str, &str); 2] =
     [("net/ipv4/ip_unprivileged_port_start", "0"), ("net/ipv4/ping_group_range", "0 2147483647")];
@@ -79,6 +81,13 @@ impl Inner {
     pub(super) async fn run_sandbox(self: Arc<Self>, config: PodSandboxConfig) -> Result<String> {
         if let Some(error) = unsupported(&config) {
             return Err(error);
+        }
+        if !HANDLERS.contains(&config.runtime_handler.as_str()) {
+            // In containerd's words.
+            let handler = &config.runtime_handler;
+            return Err(Error::InvalidArgument(format!(
+                "failed to get sandbox runtime: no runtime for {handler:?} is configured"
+            )));
         }
         if !config.linux.cgroup_parent.starts_with('/') {
             return Err(Error::InvalidArgument("linux.cgroup_parent must be an absolute path".into()));

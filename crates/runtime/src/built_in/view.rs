@@ -80,7 +80,7 @@ pub(super) fn sandbox(record: &SandboxRecord, ready: bool) -> PodSandboxStatus {
         namespaces,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        runtime_handler: String::new(),
+        runtime_handler: record.config.runtime_handler.clone(),
     }
 }
 

@@ -76,7 +76,10 @@ pub(super) fn v2(resources: &LinuxContainerResources) -> Vec<Setting> {
     for limit in &resources.hugepage_limits {
         settings.push(optional("hugetlb", &format!("hugetlb.{}.max", limit.page_size), limit.limit));
     }
-    settings.extend(resources.unified.iter().map(|(file, value)| setting("", file, value)));
+    // Where nothing can be swapped there is no file that forbids it.
+    let given = resources.unified.iter();
+    settings
+        .extend(given.map(|(file, value)| Setting { optional: file == "memory.swap.max", ..setting("", file, value) }));
     settings
 }
 

@@ -3,7 +3,9 @@
 pub(crate) mod capabilities;
 pub(crate) mod mounts;
 pub(crate) mod process;
+pub(crate) mod profile;
 pub(crate) mod seccomp;
+mod syscalls;
 
 use cri::{ContainerConfig, Error, LinuxContainerSecurityContext, NamespaceMode, SecurityProfile};
 use shim::VERSION;
@@ -30,6 +32,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) log_path: String,
     /// The process whose process namespace it joins, when it asks for another container's.
     pub(crate) pid_target: Option<u32>,
+    /// The text of the system call profile that it names.
+    pub(crate) seccomp_profile: Option<String>,
 }
 
 /// The specification of a container.
@@ -46,7 +50,7 @@ pub(crate) fn container(config: &ContainerConfig, prepared: Prepared<'_>) -> cri
         cwd: process::cwd(config, prepared.image),
         user: process::user(security, prepared.image).map_err(Error::InvalidArgument)?,
         identity: None,
-        privileges: privileges(security)?,
+        privileges: privileges(security, prepared.seccomp_profile.as_deref())?,
         rlimits: Vec::new(),
         oom_score_adj: i32::try_from(config.linux.resources.oom_score_adj.clamp(-1000, 1000)).unwrap_or(0),
         tty: config.terminal.tty,
@@ -74,8 +78,13 @@ pub(crate) fn container(config: &ContainerConfig, prepared: Prepared<'_>) -> cri
     })
 }
 
-fn privileges(security: &LinuxContainerSecurityContext) -> cri::Result<Privileges> {
+fn privileges(security: &LinuxContainerSecurityContext, profile: Option<&str>) -> cri::Result<Privileges> {
     let mut privileges = capabilities::privileges(security).map_err(Error::InvalidArgument)?;
+    if let (SecurityProfile::Localhost(path), Some(text), false) = (&security.seccomp, profile, security.privileged) {
+        let filter = profile::filter(text, privileges.bounding)
+            .map_err(|why| Error::InvalidArgument(format!("decoding seccomp profile {path:?} failed: {why}")))?;
+        privileges.seccomp = vec![filter];
+    }
     if security.seccomp == SecurityProfile::RuntimeDefault && !security.privileged {
         privileges.seccomp = seccomp::runtime_default(privileges.bounding)
             .map_err(|error| Error::Internal(format!("build seccomp filter: {error}")))?;
@@ -87,7 +96,6 @@ fn privileges(security: &LinuxContainerSecurityContext) -> cri::Result<Privilege
 pub(crate) fn unsupported(config: &ContainerConfig, selinux: bool) -> Option<Error> {
     let security = &config.linux.security_context;
     let fields = [
-        (matches!(security.seccomp, SecurityProfile::Localhost(_)), "linux.security_context.seccomp.localhost_ref"),
         (
             matches!(security.apparmor, Some(SecurityProfile::Localhost(_))),
             "linux.security_context.apparmor.localhost_ref",

@@ -75,7 +75,18 @@ fn standard(given: Standard<'_>) -> Vec<MountSpec> {
     mounts
 }
 
-fn volume(mount: &Mount) -> MountSpec {
+/// An image's files, put together on `folder`: read-only, and not to be executed, as upstream has it.
+pub(crate) fn image(mount: &Mount, folder: &str, layers: Vec<String>) -> MountSpec {
+    MountSpec {
+        kind: MountKind::Layers,
+        below: mount.sub_path.clone(),
+        layers,
+        ..bind(folder, &mount.container_path, RDONLY | NOSUID | NODEV | NOEXEC)
+    }
+}
+
+/// Something of the host.
+pub(crate) fn volume(mount: &Mount) -> MountSpec {
     let propagation = match mount.propagation {
         MountPropagation::Private => Propagation::Private,
         MountPropagation::HostToContainer => Propagation::Slave,
@@ -104,8 +115,7 @@ fn clean(path: &str) -> String {
 
 /// All mounts of a container in their order: `files` (such as `/etc/hosts`) and `volumes` hide standard mounts at the
 /// same place, and what lies deeper comes later.
-pub(crate) fn all(given: Standard<'_>, files: Vec<MountSpec>, volumes: &[Mount]) -> Vec<MountSpec> {
-    let mut volumes: Vec<MountSpec> = volumes.iter().map(volume).collect();
+pub(crate) fn all(given: Standard<'_>, files: Vec<MountSpec>, mut volumes: Vec<MountSpec>) -> Vec<MountSpec> {
     volumes.iter_mut().for_each(|volume| volume.target = clean(&volume.target));
     let free = |mount: &MountSpec| !volumes.iter().any(|volume| volume.target == mount.target);
     let mut mounts: Vec<MountSpec> = standard(given).into_iter().chain(files).filter(free).collect();
@@ -153,15 +163,15 @@ mod tests {
 
     const GIVEN: Standard<'_> = Standard { privileged: false, shm: "/run/shm", v1: &[] };
 
-    fn mount(container_path: &str) -> Mount {
-        Mount { container_path: container_path.into(), host_path: "/h".into(), ..Mount::default() }
+    fn mount(container_path: &str) -> MountSpec {
+        volume(&Mount { container_path: container_path.into(), host_path: "/h".into(), ..Mount::default() })
     }
 
     #[test]
     fn deeper_mounts_come_later_and_volumes_win() {
         let files = vec![bind("/r/hosts", "/etc/hosts", 0), bind("/r/hostname", "/etc/hostname", 0)];
         let mounts =
-            all(GIVEN, files, &[mount("/data/deep/"), mount("//etc/./hosts"), mount("/data"), mount("/dev/shm")]);
+            all(GIVEN, files, vec![mount("/data/deep/"), mount("//etc/./hosts"), mount("/data"), mount("/dev/shm")]);
         let targets: Vec<&str> = mounts.iter().map(|mount| mount.target.as_str()).collect();
         assert_eq!(
             targets,
@@ -186,7 +196,7 @@ mod tests {
     #[test]
     fn only_privileged_containers_write_to_sys() {
         let attributes = |privileged| {
-            let mounts = all(Standard { privileged, ..GIVEN }, vec![], &[]);
+            let mounts = all(Standard { privileged, ..GIVEN }, vec![], vec![]);
             mounts.iter().find(|mount| mount.target == "/sys").unwrap().attributes & RDONLY
         };
         assert_eq!((attributes(false), attributes(true)), (RDONLY, 0));
@@ -194,7 +204,7 @@ mod tests {
 
     #[test]
     fn version_1_groups_are_seen_one_by_one() {
-        let mounts = all(Standard { v1: &["cpu,cpuacct", "name=systemd"], ..GIVEN }, vec![], &[]);
+        let mounts = all(Standard { v1: &["cpu,cpuacct", "name=systemd"], ..GIVEN }, vec![], vec![]);
         let seen: Vec<(&str, &str)> = mounts
             .iter()
             .filter(|mount| mount.kind == MountKind::CgroupV1)

@@ -5,5 +5,6 @@
 mod exec;
 mod isolation;
 mod lifecycle;
+mod podspec;
 mod restart;
 mod world;

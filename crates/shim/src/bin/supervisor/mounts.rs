@@ -31,8 +31,8 @@ const LINKS_MAX: u32 = 16;
 /// A mounted root file system that is not the root yet.
 pub(crate) struct Root {
     root: Fd,
-    /// Copies of what the container's binds show, in the order of the mounts, taken while the machine's mounts still
-    /// had their propagation.
+    /// Copies of what the container's binds show, in the order of the mounts. Those of the machine were taken while its
+    /// mounts still had their propagation.
     binds: Vec<Option<Fd>>,
 }
 
@@ -45,6 +45,15 @@ impl Root {
         }
         let flags = libc::MS_REC | libc::MS_SLAVE;
         sys::mount("", "/", "", flags, "").during(|| "keep mounts apart".into())?;
+        for (mount, bind) in spec.mounts.iter().zip(&mut binds) {
+            if mount.kind == MountKind::Layers {
+                let error = |text| format!("error mounting image at {:?}: {text}", mount.target);
+                let options = lower_layers(&mount.layers).map_err(error)?;
+                sys::mount("overlay", &mount.source, "overlay", libc::MS_RDONLY, &options.text)
+                    .during(|| format!("error mounting image at {:?}", mount.target))?;
+                *bind = Some(copy(mount)?);
+            }
+        }
         mount_layers(&spec.root)?;
         let root = sys::open(CWD, &spec.root.target, libc::O_PATH | libc::O_DIRECTORY, 0);
         Ok(Root { root: root.during(|| "open root file system".into())?, binds })
@@ -234,27 +243,42 @@ fn new_file_system(mount: &MountSpec) -> Result<Fd, String> {
             options.extend(mount.source.split(',').map(|name| name.split_once('=').unwrap_or((name, ""))));
             "cgroup"
         }
-        MountKind::New | MountKind::Bind => mount.source.as_str(),
+        MountKind::New | MountKind::Bind | MountKind::Layers => mount.source.as_str(),
     };
     sys::new_mount(kind, &options, mount.attributes & !MOUNT_ATTR_RDONLY).during(|| format!("make file system {kind}"))
 }
 
-/// Mounts the layers on the root's target. They are named by open files: short enough for any number of layers in one
-/// page of options, and no secret of the machine's paths is told inside.
-fn mount_layers(root: &RootSpec) -> Result<(), String> {
-    let open =
-        |path: &str| sys::open(CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0).during(|| format!("open layer {path}"));
-    let mut layers = Vec::new();
-    for layer in root.layers.iter().rev() {
-        layers.push(open(layer)?);
+/// Options for an overlay file system, and the files that they name.
+struct Layers {
+    text: String,
+    _files: Vec<Fd>,
+}
+
+fn open_layer(path: &str) -> Result<Fd, String> {
+    sys::open(CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0).during(|| format!("open layer {path}"))
+}
+
+/// Layers are named by open files: short enough for any number of layers in one page of options, and no secret of the
+/// machine's paths is told inside.
+fn lower_layers(layers: &[String]) -> Result<Layers, String> {
+    let mut files = Vec::new();
+    for layer in layers.iter().rev() {
+        files.push(open_layer(layer)?);
     }
-    let (upper, work) = (open(&root.upper)?, open(&root.work)?);
-    let mut options = String::from("volatile,lowerdir=");
-    for (index, layer) in layers.iter().enumerate() {
+    let mut text = String::from("lowerdir=");
+    for (index, layer) in files.iter().enumerate() {
         let colon = if index == 0 { "" } else { ":" };
-        options.push_str(&format!("{colon}/proc/self/fd/{}", layer.raw()));
+        text.push_str(&format!("{colon}/proc/self/fd/{}", layer.raw()));
     }
-    options.push_str(&format!(",upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{}", upper.raw(), work.raw()));
+    Ok(Layers { text, _files: files })
+}
+
+/// Mounts the layers on the root's target.
+fn mount_layers(root: &RootSpec) -> Result<(), String> {
+    let layers = lower_layers(&root.layers)?;
+    let (upper, work) = (open_layer(&root.upper)?, open_layer(&root.work)?);
+    let options =
+        format!("volatile,{},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{}", layers.text, upper.raw(), work.raw());
     sys::mount("overlay", &root.target, "overlay", 0, &options).during(|| "error mounting image layers".into())?;
     Ok(())
 }
