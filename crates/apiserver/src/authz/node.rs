@@ -20,6 +20,21 @@ pub(crate) enum Referred {
     Pod,
 }
 
+impl Referred {
+    /// What a resource is to pods that refer to it, of those that a node watch carries.
+    pub(crate) fn of(group: &str, plural: &str) -> Option<Referred> {
+        match (group, plural) {
+            ("", "secrets") => Some(Referred::Secret),
+            ("", "configmaps") => Some(Referred::ConfigMap),
+            _ => None,
+        }
+    }
+}
+
+/// The field that makes a watch (or list) of Secrets or ConfigMaps a node watch: of everything, in whatever namespace,
+/// that the pods of the node refer to, and of nothing else. Agents of upstream watch each object by itself instead.
+pub(crate) const REFERRED_BY_NODE: &str = "isopod.referredByNode";
+
 /// What the pods on each node refer to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Graph {
@@ -55,7 +70,7 @@ impl Graph {
         }
     }
 
-    fn holds(&self, node: &str, referred: Referred, namespace: &str, name: &str) -> bool {
+    pub(crate) fn holds(&self, node: &str, referred: Referred, namespace: &str, name: &str) -> bool {
         let counts = self.nodes.get(node);
         counts.is_some_and(|counts| counts.contains_key(&(referred, namespace.to_owned(), name.to_owned())))
     }
@@ -143,6 +158,10 @@ fn read_referred(node: &str, asked: &Attributes<'_>, graph: &Graph, referred: Re
     }
     if !asked.subresource.is_empty() {
         return Err("cannot read subresource".to_owned());
+    }
+    // It shows nothing that could not be read object by object.
+    if matches!(asked.verb, "list" | "watch") && selects(asked, REFERRED_BY_NODE, node) {
+        return Ok(());
     }
     if asked.namespace.is_empty() {
         return Err("can only read namespaced object of this type".to_owned());
@@ -286,6 +305,19 @@ mod tests {
         check(&graph, "update", "secrets", "pull", false);
         check(&graph, "watch", "configmaps", "root", true);
         check(&graph, "get", "configmaps", "env", true);
+        let node_watch = |field_selector: &str| {
+            let asked = Attributes {
+                verb: "watch",
+                resource: "secrets",
+                is_resource: true,
+                field_selector,
+                ..Attributes::default()
+            };
+            allows("n", &asked, &graph).is_ok()
+        };
+        assert!(node_watch("isopod.referredByNode=n"));
+        assert!(!node_watch("isopod.referredByNode=other"));
+        assert!(!node_watch("isopod.referredByNode!=n"));
         check(&graph, "create", "serviceaccounts/token", "sa", true);
         check(&graph, "create", "serviceaccounts/token", "default", false);
         check(&graph, "get", "pods", "p", true);

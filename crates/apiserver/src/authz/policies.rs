@@ -1,14 +1,14 @@
 //! Roles, bindings and the node graph as decisions need them, kept in step with the cache.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use client::Object;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use serde::de::DeserializeOwned;
 
-use super::node::Graph;
+use super::node::{Graph, Referred};
 use super::rbac::{Binding, Rbac, RoleRules};
 use super::{Attributes, Decision, decide};
 use crate::cache::{Cache, Event, ResourceCache};
@@ -33,11 +33,21 @@ impl Policies {
         if user.node_name().is_none() {
             return decide(user, asked, &Graph::default(), &rbac);
         }
+        decide(user, asked, &self.graph(cache).1, &rbac)
+    }
+
+    /// What the pods on each node refer to now.
+    fn graph(&self, cache: &Cache) -> MutexGuard<'_, (Option<u64>, Graph)> {
         let mut graph = self.graph.lock().expect("no holder of this lock panics");
         if let Some(pods) = cache.resource("pods") {
             follow_pods(&mut graph, pods);
         }
-        decide(user, asked, &graph.1, &rbac)
+        graph
+    }
+
+    /// Whether a pod on the node refers to the object.
+    pub(crate) fn refers(&self, node: &str, referred: Referred, object: &Object, cache: &Cache) -> bool {
+        self.graph(cache).1.holds(node, referred, object.namespace(), object.name())
     }
 
     /// Roles and bindings as they are now.

@@ -9,9 +9,11 @@ use resources::AnyResource;
 
 use super::resource::Event;
 use super::watcher::{Told, TopicKey};
+use crate::authz::node::{REFERRED_BY_NODE, Referred};
 use crate::catalog::Served;
 use crate::options::ReadOptions;
 use crate::refusal::{Outcome, Refusal};
+use crate::server::ApiServer;
 
 /// The objects that a list or watch shows.
 pub struct Selection {
@@ -24,6 +26,30 @@ pub struct Selection {
     fields: FieldSelector,
     /// The places of the declared fields that the selector names.
     declared: Vec<&'static str>,
+    /// Of a node watch: who is asked whether the node's pods refer to an object.
+    references: Option<References>,
+}
+
+/// What the pods of a node refer to, as it is at the moment of each question.
+struct References {
+    server: Arc<ApiServer>,
+    node: String,
+    referred: Referred,
+}
+
+impl References {
+    /// What the selector asks of, if it asks.
+    fn of(served: &Served, fields: &FieldSelector, server: &Arc<ApiServer>) -> Option<References> {
+        let referred = Referred::of(served.group, served.facts().plural)?;
+        let node = fields.exact(REFERRED_BY_NODE)?.to_owned();
+        Some(References { server: server.clone(), node, referred })
+    }
+
+    /// The field's value: the node, when a pod of it refers to the object.
+    fn value(&self, object: &Object) -> &str {
+        let refer = self.server.policies.refers(&self.node, self.referred, object, &self.server.cache);
+        if refer { &self.node } else { "" }
+    }
 }
 
 const NAME: &str = "metadata.name";
@@ -39,24 +65,27 @@ impl Selection {
             labels: Selector::EVERYTHING,
             fields: FieldSelector::default(),
             declared: Vec::new(),
+            references: None,
         }
     }
 
     /// What the parameters select, or 400.
-    pub fn new(served: &Served, namespace: &str, options: &ReadOptions) -> Outcome<Selection> {
+    pub fn new(served: &Served, namespace: &str, options: &ReadOptions, server: &Arc<ApiServer>) -> Outcome<Selection> {
         let labels =
             Selector::parse(&options.label_selector).map_err(|error| Refusal::bad_request(error.to_string()))?;
         let fields =
             FieldSelector::parse(&options.field_selector).map_err(|error| Refusal::bad_request(error.to_string()))?;
         let declared = served.def.selectable();
+        let references = References::of(served, &fields, server);
         for term in &fields.0 {
             let common = term.field == NAME || (term.field == NAMESPACE && served.is_namespaced());
+            let common = common || (term.field == REFERRED_BY_NODE && references.is_some());
             if !common && !declared.contains(&term.field.as_str()) {
                 return Err(Refusal::bad_request(unknown_field(&term.field, &declared)));
             }
         }
         let name = fields.exact(NAME).map(str::to_owned);
-        Ok(Selection { def: served.def, namespace: namespace.to_owned(), name, labels, fields, declared })
+        Ok(Selection { def: served.def, namespace: namespace.to_owned(), name, labels, fields, declared, references })
     }
 
     /// Whether only namespace and name restrict.
@@ -79,6 +108,7 @@ impl Selection {
         self.fields.matches(|field| match field {
             NAME => object.name(),
             NAMESPACE => object.namespace(),
+            REFERRED_BY_NODE => self.references.as_ref().map_or("", |references| references.value(object)),
             field => {
                 let values: &&Values = values.get_or_init(|| Values::of(object, self.def));
                 let place = self.declared.iter().position(|declared| *declared == field);

@@ -33,7 +33,7 @@ pub(crate) async fn list(call: &Call<'_>, served: &Served) -> Outcome<Answer> {
 /// One chunk, as the options say.
 pub(crate) async fn page(call: &Call<'_>, served: &Served, options: &ReadOptions) -> Outcome<Page> {
     let namespace = if served.is_namespaced() { call.info.namespace.as_str() } else { "" };
-    let selection = Selection::new(served, namespace, options)?;
+    let selection = Selection::new(served, namespace, options, call.server)?;
     let resource = call.resource(served)?;
     let (snapshot, revision, start) = if options.continue_token.is_empty() {
         let (snapshot, revision) = snapshot(call, resource, options).await?;

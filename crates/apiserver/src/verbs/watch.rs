@@ -65,7 +65,7 @@ pub(crate) async fn watch(call: &Call<'_>, served: &Served) -> Outcome<Answer> {
 /// Starts a watch as the options say.
 pub(crate) async fn stream(call: &Call<'_>, served: &Served, options: &ReadOptions) -> Outcome<Stream> {
     let namespace = if served.is_namespaced() { call.info.namespace.as_str() } else { "" };
-    let mut selection = Selection::new(served, namespace, options)?;
+    let mut selection = Selection::new(served, namespace, options, call.server)?;
     if !call.info.name.is_empty() {
         // A name in the path is what the request was authorized for; a selector may repeat it and nothing else.
         if selection.name.as_ref().is_some_and(|name| *name != call.info.name) {
