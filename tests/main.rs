@@ -15,6 +15,7 @@ mod kubectl;
 mod lifecycle;
 mod nodes;
 mod pods;
+mod podspec;
 mod rollouts;
 mod scheduling;
 mod security;

@@ -104,6 +104,9 @@ pub struct OfNode {
     /// Pods that may be on this node.
     #[arg(long, default_value_t = 110, value_name = "NUMBER")]
     pub max_pods: u32,
+    /// Kernel parameters of pods' own that pods may set although they are not safe; `*` at the end for all that begin so.
+    #[arg(long, value_name = "SYSCTL", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
 }
 
 /// `isopod down`

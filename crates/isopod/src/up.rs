@@ -166,6 +166,9 @@ async fn start_node(
     network: BridgeNetwork,
     tasks: &TaskTree,
 ) -> anyhow::Result<()> {
+    if let Some(name) = up.node.allowed_unsafe_sysctls.iter().find(|name| !node::admit::machine::is_namespaced(name)) {
+        anyhow::bail!("the sysctl {name:?} is not known to be namespaced: it would change the whole machine");
+    }
     let images = ImageStore::open_with(&paths.images(), image_options(up)?)?;
     let runtime =
         BuiltIn::open(RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images)))
@@ -205,7 +208,7 @@ async fn start_node(
         client,
         runtime: Arc::new(runtime),
         rules: Arc::new(NodeRules(feed)),
-        facts: node_facts(settings, paths, &machine),
+        facts: node_facts(up, settings, paths, &machine),
         registration: Registration {
             name: settings.node_name.clone(),
             address: settings.gateway,
@@ -267,7 +270,7 @@ fn data_plane(up: &cli::args::Up, settings: &Settings) -> dataplane::Wanted {
     }
 }
 
-fn node_facts(settings: &Settings, paths: &Paths, machine: &Machine) -> NodeFacts {
+fn node_facts(up: &cli::args::Up, settings: &Settings, paths: &Paths, machine: &Machine) -> NodeFacts {
     NodeFacts {
         name: settings.node_name.clone(),
         cluster_dns: settings.dns_address.to_string(),
@@ -275,6 +278,10 @@ fn node_facts(settings: &Settings, paths: &Paths, machine: &Machine) -> NodeFact
         host_dns: host_dns(),
         log_root: paths.logs().display().to_string(),
         memory_bytes: i64::try_from(machine.memory_bytes).unwrap_or(i64::MAX),
+        // Where tools that bring profiles put them, whatever the cluster's own folder is.
+        seccomp_root: "/var/lib/kubelet/seccomp".into(),
+        allowed_unsafe_sysctls: up.node.allowed_unsafe_sysctls.clone(),
+        apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
     }
 }
 

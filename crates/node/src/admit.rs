@@ -2,6 +2,8 @@
 //!
 //! Upstream: `lifecycle.predicateAdmitHandler` and the scheduler's general predicates, reasons and words included.
 
+pub mod machine;
+
 use std::collections::BTreeMap;
 
 use api::decide::resources::{PodResources, Resources};

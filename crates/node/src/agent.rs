@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use api::decide::resources::Resources;
 use api::projection::ServiceLite;
+use api::quantity::Quantity;
 use client::{Cache, Client, ClientError, Object, Target, Watched};
 use cri::{Runtime, RuntimeEvent};
 use jiff::Timestamp;
@@ -27,6 +28,7 @@ use crate::pod::pulled::Records;
 use crate::pod::seen::POD_UID;
 use crate::pod::worker::{Handle, Message};
 use crate::pod::{name, namespace, spec, uid};
+use crate::refs::{News, NodeWatch};
 use crate::register::Registration;
 use crate::services;
 use crate::static_pods;
@@ -72,6 +74,8 @@ pub struct Context {
     pub roots: Roots,
     pub services: Cache,
     pub host_ip: String,
+    /// What the node has for pods.
+    pub allocatable: BTreeMap<String, Quantity>,
     pub runtime_name: String,
     /// Which images were pulled with whose credentials.
     pub pulled: Records,
@@ -105,6 +109,7 @@ impl Context {
         Sources {
             pod_ip: pod_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             host_ip: self.host_ip.clone(),
+            allocatable: self.allocatable.clone(),
             services: self.service_variables(pod),
             ..Sources::default()
         }
@@ -215,6 +220,7 @@ impl Agent {
             roots: options.roots.clone(),
             services: options.services,
             host_ip: options.registration.address.to_string(),
+            allocatable: options.registration.allocatable(),
             runtime_name: version.runtime_name,
             pulled: Records::open(&options.roots.disk),
             pressure: Mutex::default(),
@@ -254,6 +260,7 @@ impl Agent {
         tasks.spawn("upkeep", crate::upkeep::run(self.clone()));
         let mut runtime_events = self.context.runtime.events();
         let mut changes = self.pods.subscribe();
+        let mut referred = NodeWatch::start(&tasks, &self.context.client, &self.context.facts.name);
         self.resume();
         if let Some(source) = self.source.clone() {
             tasks.spawn("static pods", static_pods::run(self.clone(), source));
@@ -286,6 +293,7 @@ impl Agent {
                         }
                     }
                 }
+                news = referred.next(), if listed => self.tell_of(&news).await,
                 event = runtime_events.next() => match event {
                     Some(RuntimeEvent::Container(event)) => self.tell(&event.pod.uid, Message::Runtime).await,
                     Some(RuntimeEvent::Missed) => self.tell_all().await,
@@ -400,7 +408,9 @@ impl Agent {
             return None;
         }
         let others = self.admitted();
-        let refusal = match admit::admit(pod, &self.node().await, others.iter()) {
+        let of_machine = admit::machine::admit(pod, &self.context.facts);
+        let node = self.node().await;
+        let refusal = match of_machine.and_then(|()| admit::admit(pod, &node, others.iter())) {
             Err(refusal) => refusal,
             Ok(()) => {
                 let pressure = self.context.pressure.lock().expect("no holder of this lock panics").told();
@@ -475,6 +485,19 @@ impl Agent {
 
     async fn tell(&self, uid: &str, message: Message) {
         self.tell_worker(uid, message).await;
+    }
+
+    /// Tells the pods that refer to what changed.
+    async fn tell_of(&self, news: &[News]) {
+        let pods = self.pods.snapshot();
+        for news in news {
+            for object in pods.by_namespace(&news.namespace) {
+                // One that has not a pod's shape is told of where its worker is started.
+                if object.typed::<Pod>().is_ok_and(|pod| news.concerns(&pod)) {
+                    self.tell(object.uid(), Message::Referred).await;
+                }
+            }
+        }
     }
 
     async fn tell_all(&self) {

@@ -220,6 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn the_pod_as_a_whole_and_its_overhead_count() {
+        let whole = |fields: &str| -> Pod {
+            serde_json::from_str(&format!(r#"{{"spec":{{"containers":[{{"name":"a"}},{{"name":"b"}}],{fields}}}}}"#))
+                .unwrap()
+        };
+        let asked = r#""resources":{"requests":{"cpu":"1"},"limits":{"cpu":"2","memory":"64Mi"}}"#;
+        let expected = Limits { cpu_shares: 1024, cpu_quota: 200_000, memory_bytes: 64 << 20 };
+        assert_eq!(limits(&whole(asked)), expected);
+        let overhead = format!(r#"{asked},"overhead":{{"cpu":"1","memory":"16Mi"}}"#);
+        let expected = Limits { cpu_shares: 2048, cpu_quota: 300_000, memory_bytes: 80 << 20 };
+        assert_eq!(limits(&whole(&overhead)), expected);
+    }
+
+    #[test]
     fn writes_the_files_of_the_unified_hierarchy() {
         let root = std::env::temp_dir().join(format!("isopod-node-cgroup-{}", std::process::id()));
         drop(fs::remove_dir_all(&root));

@@ -199,6 +199,15 @@ impl Registration {
         }
     }
 
+    /// What this node has for pods.
+    pub fn allocatable(&self) -> BTreeMap<String, api::quantity::Quantity> {
+        let amounts = self.reserved.allocatable(self.machine.capacity());
+        amounts
+            .into_iter()
+            .filter_map(|(name, amount)| Some((name, api::quantity::Quantity::parse(&amount.0).ok()?)))
+            .collect()
+    }
+
     async fn status(&self, context: &Context, before: Option<&NodeStatus>) -> NodeStatus {
         let (machine, runtime) = (&self.machine, &*context.runtime);
         let short = evict::pressure(&self.reserved.thresholds, &Room::read(&machine.disk));

@@ -162,6 +162,7 @@ fn options(around: &Surroundings, name: &str, runtime: FakeRuntime, folder: &Pat
             host_dns: DnsConfig::default(),
             log_root: folder.join("logs").display().to_string(),
             memory_bytes: 8 << 30,
+            ..NodeFacts::default()
         },
         roots: Roots { disk: folder.join("disk"), memory: folder.join("memory") },
         services: Cache::start(&tasks, proxy, Watched::of::<Service>()),

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
 use cri::{
-    Capability, ContainerConfig, ContainerMetadata, DnsConfig, ImageSpec, KeyValue, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
-    RunAs, SecurityProfile, Terminal,
+    Capability, ContainerConfig, ContainerMetadata, DnsConfig, HugepageLimit, ImageSpec, KeyValue,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, Mount, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, PortMapping, Protocol, RunAs, SeLinuxOption, SecurityProfile, Terminal,
 };
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
+    Container, ContainerPort, HostAlias, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SELinuxOptions,
+    SeccompProfile, SecurityContext,
 };
 
-use super::env::expand;
+use super::env::{ConfigError, expand};
 use super::seen::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
 use super::{name, namespace, spec, uid};
 
@@ -38,6 +39,17 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 pub const QUOTA_PERIOD: i64 = 100_000;
 /// The longest host name. Upstream: `hostnameMaxLen`.
 const HOSTNAME_BYTES_MAX: usize = 63;
+/// The longest name with its domain: what the kernel takes. Upstream: `fqdnMaxLen`.
+const FQDN_BYTES_MAX: usize = 64;
+/// Sizes of huge pages with the names that control groups give them.
+const HUGE_PAGES: [(&str, &str); 6] = [
+    ("hugepages-64Ki", "64KB"),
+    ("hugepages-2Mi", "2MB"),
+    ("hugepages-32Mi", "32MB"),
+    ("hugepages-512Mi", "512MB"),
+    ("hugepages-1Gi", "1GB"),
+    ("hugepages-16Gi", "16GB"),
+];
 
 /// What a sandbox needs to know of its node.
 #[derive(Clone, Debug, Default)]
@@ -52,16 +64,50 @@ pub struct NodeFacts {
     pub log_root: String,
     /// Bytes of memory, for out-of-memory scores.
     pub memory_bytes: i64,
+    /// Folder of the seccomp profiles that pods may name.
+    pub seccomp_root: String,
+    /// Kernel parameters that pods may set although they are not safe, `*` at the end for all that begin so.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Whether the machine has AppArmor.
+    pub apparmor: bool,
 }
 
-/// The name the pod's processes see as their machine's.
+/// The pod's own name in its network, without a domain. Upstream: `GeneratePodHostNameAndDomain`.
 pub fn hostname(pod: &Pod, node: &NodeFacts) -> String {
     let spec = spec(pod);
     if spec.host_network == Some(true) {
         return node.name.clone();
     }
-    let wanted = spec.hostname.filter(|hostname| !hostname.is_empty()).unwrap_or_else(|| name(pod).to_owned());
+    let said = |name: Option<String>| name.filter(|name| !name.is_empty());
+    let wanted = said(spec.hostname_override).or(said(spec.hostname)).unwrap_or_else(|| name(pod).to_owned());
     wanted[..wanted.len().min(HOSTNAME_BYTES_MAX)].trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The domain that the pod's name is in; empty for most.
+pub fn domain(pod: &Pod, node: &NodeFacts) -> String {
+    let spec = spec(pod);
+    match spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty()) {
+        Some(subdomain) if spec.hostname_override.is_none() => {
+            format!("{subdomain}.{}.svc.{}", namespace(pod), node.cluster_domain)
+        }
+        _ => String::new(),
+    }
+}
+
+/// The name the pod's processes see as their machine's. Upstream: `GetNodenameForKernel`.
+fn kernel_hostname(pod: &Pod, node: &NodeFacts) -> Result<String, ConfigError> {
+    let (hostname, domain) = (hostname(pod, node), domain(pod, node));
+    if spec(pod).set_hostname_as_fqdn != Some(true) || domain.is_empty() {
+        return Ok(hostname);
+    }
+    let full = format!("{hostname}.{domain}");
+    if full.len() > FQDN_BYTES_MAX {
+        return Err(ConfigError(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({FQDN_BYTES_MAX} characters is the max, {} characters requested)",
+            full.len()
+        )));
+    }
+    Ok(full)
 }
 
 /// The folder of a pod's logs.
@@ -69,8 +115,22 @@ pub fn log_directory(pod: &Pod, node: &NodeFacts) -> String {
     format!("{}/{}_{}_{}", node.log_root, namespace(pod), name(pod), uid(pod))
 }
 
+/// What a sandbox needs besides the pod's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SandboxParts<'a> {
+    /// The pod's control group.
+    pub cgroup_parent: &'a str,
+    /// The handler that its class names; empty is the runtime's default.
+    pub runtime_handler: &'a str,
+}
+
 /// The sandbox to make.
-pub fn sandbox(pod: &Pod, attempt: u32, cgroup_parent: &str, node: &NodeFacts) -> PodSandboxConfig {
+pub fn sandbox(
+    pod: &Pod,
+    attempt: u32,
+    parts: SandboxParts<'_>,
+    node: &NodeFacts,
+) -> Result<PodSandboxConfig, ConfigError> {
     let spec = spec(pod);
     let security = spec.security_context.clone().unwrap_or_default();
     let mut labels = pod.metadata.labels.clone().unwrap_or_default();
@@ -79,21 +139,22 @@ pub fn sandbox(pod: &Pod, attempt: u32, cgroup_parent: &str, node: &NodeFacts) -
     let privileged = super::containers(&spec).any(|(_, container)| {
         container.security_context.as_ref().and_then(|security| security.privileged) == Some(true)
     });
-    PodSandboxConfig {
+    Ok(PodSandboxConfig {
         metadata: PodSandboxMetadata {
             name: name(pod).into(),
             uid: uid(pod).into(),
             namespace: namespace(pod).into(),
             attempt,
         },
-        hostname: if spec.host_network == Some(true) { String::new() } else { hostname(pod, node) },
+        hostname: if spec.host_network == Some(true) { String::new() } else { kernel_hostname(pod, node)? },
         log_directory: log_directory(pod, node),
         dns_config: Some(dns(pod, node)),
         port_mappings: if spec.host_network == Some(true) { Vec::new() } else { port_mappings(&spec) },
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+        runtime_handler: parts.runtime_handler.into(),
         linux: LinuxPodSandboxConfig {
-            cgroup_parent: cgroup_parent.into(),
+            cgroup_parent: parts.cgroup_parent.into(),
             security_context: LinuxSandboxSecurityContext {
                 namespace_options: namespaces(pod),
                 run_as: run_as(&security, None),
@@ -104,7 +165,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, cgroup_parent: &str, node: &NodeFacts) -
             overhead: None,
             resources: None,
         },
-    }
+    })
 }
 
 /// The ports of the node that lead to the pod.
@@ -183,6 +244,36 @@ fn cluster_dns(pod: &Pod, node: &NodeFacts) -> DnsConfig {
     DnsConfig { servers: vec![node.cluster_dns.clone()], searches, options: vec!["ndots:5".into()] }
 }
 
+/// What a pod of its own network has in `/etc/hosts`. Upstream: `managedHostsFileContent`.
+pub fn hosts(ip: Option<std::net::IpAddr>, hostname: &str, domain: &str) -> String {
+    let mut text = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+    );
+    match ip {
+        Some(ip) if domain.is_empty() => text.push_str(&format!("{ip}\t{hostname}\n")),
+        Some(ip) => text.push_str(&format!("{ip}\t{hostname}.{domain}\t{hostname}\n")),
+        None => {}
+    }
+    text
+}
+
+/// What is added to `/etc/hosts`. Upstream: `hostsEntriesFromHostAliases`.
+pub fn host_aliases(aliases: &[HostAlias]) -> String {
+    if aliases.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\n# Entries added by HostAliases.\n");
+    for alias in aliases {
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+        ));
+    }
+    text
+}
+
 /// What a container needs besides the pod's text.
 pub struct Parts {
     pub attempt: u32,
@@ -220,7 +311,7 @@ pub fn container(pod: &Pod, container: &Container, parts: Parts, node: &NodeFact
         },
         linux: LinuxContainerConfig {
             resources: resources(pod, container, node),
-            security_context: security(pod, container),
+            security_context: security(pod, container, node),
             devices: Vec::new(),
             stop_signal: container
                 .lifecycle
@@ -240,11 +331,11 @@ pub fn propagation(mode: Option<&str>) -> MountPropagation {
     }
 }
 
+/// Requests or limits as written.
+type Amounts = BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
+
 /// A request or limit of a container.
-pub fn amount(
-    list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
-    name: &str,
-) -> Option<Quantity> {
+pub fn amount(list: Option<&Amounts>, name: &str) -> Option<Quantity> {
     list?.get(name).and_then(|quantity| Quantity::parse(&quantity.0).ok())
 }
 
@@ -261,9 +352,22 @@ fn resources(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxContain
         cpu_quota: quota(cpu_limit),
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit,
+        // No container swaps. Upstream: `NoSwap`, its default.
+        memory_swap_limit_in_bytes: memory_limit,
+        unified: [("memory.swap.max".to_owned(), "0".to_owned())].into(),
+        hugepage_limits: hugepage_limits(limits),
         oom_score_adj: oom_score(pod, container, node.memory_bytes),
         ..LinuxContainerResources::default()
     }
+}
+
+/// Limits of huge pages: without one, none may be used. Upstream: `GetHugepageLimitsFromResources`.
+fn hugepage_limits(limits: Option<&Amounts>) -> Vec<HugepageLimit> {
+    let limit = |(resource, page_size): (&str, &str)| HugepageLimit {
+        page_size: page_size.into(),
+        limit: amount(limits, resource).map_or(0, |quantity| u64::try_from(quantity.value()).unwrap_or(0)),
+    };
+    HUGE_PAGES.into_iter().map(limit).collect()
 }
 
 /// Weight of a request in thousandths of a core. Upstream: `MilliCPUToShares`.
@@ -286,14 +390,28 @@ fn oom_score(pod: &Pod, container: &Container, memory_bytes: i64) -> i64 {
         "BestEffort" => 1000,
         _ => {
             let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-            let request = amount(requests, "memory").map(|quantity| quantity.value()).unwrap_or(0);
+            let request = amount(requests, "memory").map(|quantity| quantity.value()).unwrap_or(0) + left_over(pod);
             let score = 1000 - 1000_i64.saturating_mul(request) / memory_bytes.max(1);
             score.clamp(3, 999)
         }
     }
 }
 
-fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
+/// A container's part of the memory that the pod as a whole requests beyond its containers. Upstream:
+/// `remainingPodMemReqPerContainer`.
+fn left_over(pod: &Pod) -> i64 {
+    let spec = spec(pod);
+    let memory = |resources: Option<&ResourceRequirements>| {
+        let requests = resources.and_then(|resources| resources.requests.as_ref());
+        amount(requests, "memory").map(|quantity| quantity.value())
+    };
+    let Some(whole) = memory(spec.resources.as_ref()) else { return 0 };
+    let parts: i64 = spec.containers.iter().filter_map(|container| memory(container.resources.as_ref())).sum();
+    let count = i64::try_from(spec.containers.len()).unwrap_or(i64::MAX);
+    (whole - parts).max(0).checked_div(count).unwrap_or(0)
+}
+
+fn security(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxContainerSecurityContext {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
     let privileged = own.privileged == Some(true);
@@ -309,23 +427,35 @@ fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
         },
         privileged,
         namespace_options: namespaces(pod),
-        selinux_options: None,
+        selinux_options: own.se_linux_options.as_ref().or(of_pod.se_linux_options.as_ref()).map(selinux),
         run_as: run_as(&of_pod, Some(&own)),
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(&masked),
         readonly_paths: paths(&READONLY_PATHS),
-        seccomp: seccomp(own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref()), privileged),
+        seccomp: seccomp(own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref()), privileged, node),
         apparmor: None,
     }
 }
 
-fn seccomp(profile: Option<&SeccompProfile>, privileged: bool) -> SecurityProfile {
+fn selinux(options: &SELinuxOptions) -> SeLinuxOption {
+    SeLinuxOption {
+        user: options.user.clone().unwrap_or_default(),
+        role: options.role.clone().unwrap_or_default(),
+        selinux_type: options.type_.clone().unwrap_or_default(),
+        level: options.level.clone().unwrap_or_default(),
+    }
+}
+
+fn seccomp(profile: Option<&SeccompProfile>, privileged: bool, node: &NodeFacts) -> SecurityProfile {
     match profile {
         _ if privileged => SecurityProfile::Unconfined,
         Some(profile) => match profile.type_.as_str() {
             "RuntimeDefault" => SecurityProfile::RuntimeDefault,
-            "Localhost" => SecurityProfile::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+            "Localhost" => {
+                let name = profile.localhost_profile.as_deref().unwrap_or_default();
+                SecurityProfile::Localhost(format!("{}/{name}", node.seccomp_root))
+            }
             _ => SecurityProfile::Unconfined,
         },
         // Upstream leaves it off unless told otherwise; secure by default costs nothing here.
@@ -338,7 +468,11 @@ fn run_as(of_pod: &PodSecurityContext, own: Option<&SecurityContext>) -> RunAs {
         user: own.and_then(|own| own.run_as_user).or(of_pod.run_as_user),
         username: String::new(),
         group: own.and_then(|own| own.run_as_group).or(of_pod.run_as_group),
-        supplemental_groups: of_pod.supplemental_groups.clone().unwrap_or_default(),
+        supplemental_groups: of_pod
+            .fs_group
+            .into_iter()
+            .chain(of_pod.supplemental_groups.clone().unwrap_or_default())
+            .collect(),
         supplemental_groups_policy: match of_pod.supplemental_groups_policy.as_deref() {
             Some("Strict") => cri::SupplementalGroupsPolicy::Strict,
             _ => cri::SupplementalGroupsPolicy::Merge,

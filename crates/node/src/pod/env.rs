@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use api::quantity::Quantity;
 use cri::KeyValue;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret,
+    ConfigMap, Container, EnvVarSource, FileKeySelector, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret,
 };
+
+use super::env_file;
 
 /// What a container's environment may refer to.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ pub struct Sources {
     pub allocatable: BTreeMap<String, Quantity>,
     /// Variables about Services.
     pub services: Vec<(String, String)>,
+    /// Files of variables, by volume and path; `None` for one that is not there.
+    pub env_files: BTreeMap<(String, String), Option<String>>,
 }
 
 /// The container cannot be made: upstream's text for its status.
@@ -151,7 +155,28 @@ fn value_from(
             ))),
         };
     }
+    if let Some(reference) = &source.file_key_ref {
+        return file_value(reference, sources);
+    }
     Ok(Some(String::new()))
+}
+
+/// What a file of a volume says.
+fn file_value(reference: &FileKeySelector, sources: &Sources) -> Result<Option<String>, ConfigError> {
+    let optional = reference.optional == Some(true);
+    let (volume, path, key) = (&reference.volume_name, &reference.path, &reference.key);
+    let malformed = || ConfigError("couldn't parse env file".into());
+    let found = match sources.env_files.get(&(volume.clone(), path.clone())) {
+        None => return Err(ConfigError(format!("cannot find the volume {volume:?} referenced by FileKeyRef"))),
+        Some(None) if optional => None,
+        Some(None) => return Err(malformed()),
+        Some(Some(text)) => env_file::value(text, key).map_err(|_| malformed())?,
+    };
+    match found.filter(|value| !value.is_empty()) {
+        Some(value) => Ok(Some(value.to_owned())),
+        None if optional => Ok(None),
+        None => Err(ConfigError(format!("environment variable key {key:?} not found in file {path:?}"))),
+    }
 }
 
 /// What a `fieldRef` says. Upstream: `podFieldSelectorRuntimeValue`.
@@ -217,10 +242,12 @@ pub fn resource_value(
     let resources = container.resources.unwrap_or_default();
     let listed = if side == "limits" { resources.limits } else { resources.requests };
     let listed = listed.and_then(|list| list.get(resource).and_then(|quantity| Quantity::parse(&quantity.0).ok()));
-    // A container without a limit may use all that the node has for pods.
-    let quantity = match listed {
+    // A container without a limit may use what the pod may, or else all that the node has for pods.
+    let of_pod = || super::create::amount(spec.resources.as_ref().and_then(|whole| whole.limits.as_ref()), resource);
+    let of_node = || sources.allocatable.get(resource).copied();
+    let quantity = match listed.filter(|quantity| side != "limits" || !quantity.is_zero()) {
         Some(quantity) => quantity,
-        None if side == "limits" => sources.allocatable.get(resource).copied().unwrap_or_default(),
+        None if side == "limits" => of_pod().or_else(of_node).unwrap_or_default(),
         None => Quantity::default(),
     };
     let divisor = field.divisor.as_ref().and_then(|divisor| Quantity::parse(&divisor.0).ok());
@@ -273,6 +300,54 @@ mod tests {
         check("$$(A)", "$(A)");
         check("$A $ $(", "$A $ $(");
         check("$(A", "$(A");
+    }
+
+    #[test]
+    fn a_container_without_a_limit_has_the_pods_or_the_nodes() {
+        let pod = |resources: &str| -> Pod {
+            serde_json::from_str(&format!(r#"{{"spec":{{"resources":{resources},"containers":[{{"name":"c"}}]}}}}"#))
+                .unwrap()
+        };
+        let quantity = |text: &str| Quantity::parse(text).unwrap();
+        let allocatable = [("cpu".to_owned(), quantity("3900m")), ("memory".to_owned(), quantity("7Gi"))].into();
+        let sources = Sources { allocatable, ..Sources::default() };
+        let check = |resources: &str, resource: &str, divisor: &str, expected: &str| {
+            let field = serde_json::from_str(&format!(
+                r#"{{"containerName":"c","resource":"{resource}","divisor":"{divisor}"}}"#
+            ));
+            let value = resource_value(&pod(resources), &Container::default(), &field.unwrap(), &sources);
+            assert_eq!(value.unwrap(), expected, "{resources} {resource} {divisor}");
+        };
+        check("{}", "limits.cpu", "0", "4");
+        check("{}", "limits.cpu", "1m", "3900");
+        check("{}", "limits.memory", "1Mi", "7168");
+        check("{}", "requests.memory", "1", "0");
+        check(r#"{"limits":{"memory":"1Gi"}}"#, "limits.memory", "1Mi", "1024");
+    }
+
+    #[test]
+    fn files_of_volumes_say_variables() {
+        let container = |optional: bool, key: &str, path: &str| -> Container {
+            serde_json::from_str(&format!(
+                r#"{{"name":"c","env":[{{"name":"X","valueFrom":{{"fileKeyRef":{{"volumeName":"v","path":"{path}","key":"{key}","optional":{optional}}}}}}}]}}"#
+            ))
+            .unwrap()
+        };
+        let file = |path: &str, text: Option<&str>| (("v".to_owned(), path.to_owned()), text.map(str::to_owned));
+        let env_files = [file("a", Some("K='v'\n")), file("bad", Some("K=v")), file("none", None)].into();
+        let sources = Sources { env_files, ..Sources::default() };
+        let check = |optional, key: &str, path: &str, expected: Result<Option<&str>, &str>| {
+            let found = environment(&Pod::default(), &container(optional, key, path), &sources);
+            let found = found.map(|variables| variables.first().map(|variable| variable.value.clone()));
+            let expected = expected.map(|value| value.map(str::to_owned)).map_err(|text| ConfigError(text.into()));
+            assert_eq!(found, expected, "{optional} {key} {path}");
+        };
+        check(false, "K", "a", Ok(Some("v")));
+        check(true, "L", "a", Ok(None));
+        check(false, "L", "a", Err("environment variable key \"L\" not found in file \"a\""));
+        check(true, "K", "none", Ok(None));
+        check(false, "K", "none", Err("couldn't parse env file"));
+        check(true, "K", "bad", Err("couldn't parse env file"));
     }
 
     #[test]

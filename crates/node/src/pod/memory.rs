@@ -94,6 +94,8 @@ pub struct Memory {
     pub condemned: BTreeMap<String, String>,
     /// Volumes are in place.
     pub volumes_ready: bool,
+    /// What they are of changed while they were put in place: they may show what was before.
+    pub volumes_outdated: bool,
     /// They were, once: what the API does not tell now can be as it was.
     pub prepared: bool,
     /// What each container was last started with, by its name.

@@ -2,6 +2,7 @@
 
 pub mod create;
 pub mod env;
+pub mod env_file;
 pub mod images;
 pub mod memory;
 pub mod plan;
@@ -78,6 +79,13 @@ pub fn ordinary_form(ephemeral: &EphemeralContainer) -> Container {
         // Neither ports, probes, hooks, resources nor restarts: validation refuses them.
         ..Container::default()
     }
+}
+
+/// The address that the pod is reached at: its own, or the node's when it lives in the node's network.
+pub fn address(pod: &Pod, seen: &seen::Seen, host_ip: &str) -> Option<std::net::IpAddr> {
+    let sandbox = seen.sandboxes.first()?;
+    let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+    if host_network { host_ip.parse().ok() } else { sandbox.network.ip }
 }
 
 /// `metadata.uid`

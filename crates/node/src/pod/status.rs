@@ -69,9 +69,8 @@ pub fn status(
         new.conditions = old.conditions;
         return new;
     }
-    let ip = seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip).map(|ip| ip.to_string());
-    let of_host = (spec.host_network == Some(true)).then(|| facts.host_ip.clone());
-    new.pod_ip = of_host.or(ip).or(old.pod_ip.clone());
+    let ip = super::address(pod, seen, &facts.host_ip).map(|ip| ip.to_string());
+    new.pod_ip = ip.or(old.pod_ip.clone());
     new.pod_ips = new.pod_ip.as_ref().map(|ip| vec![PodIP { ip: ip.clone() }]);
     let view = View { pod, spec: &spec, stage, seen, memory, waiting, facts };
     let mut told = Told::new(&view);
@@ -316,7 +315,10 @@ fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
                 name: mount.name.clone(),
                 mount_path: mount.mount_path.clone(),
                 read_only,
-                recursive_read_only: read_only.map(|_| "Disabled".into()),
+                recursive_read_only: read_only.map(|_| {
+                    let recursive = crate::volume::recursive_read_only(mount);
+                    if recursive { "Enabled".into() } else { "Disabled".into() }
+                }),
                 ..VolumeMountStatus::default()
             }
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::ClientError;
 use cri::{ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PullFailure, PullImageRequest};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use reconcile::Severity;
 
 use super::create::{self, Parts};
@@ -19,6 +19,7 @@ use super::seen::Seen;
 use super::{Role, find_container, name, spec};
 use crate::agent::Context;
 use crate::probe::Asked;
+use crate::volume::ImageVolumes;
 use crate::{hook, refs, volume};
 
 /// Hooks that nobody limits otherwise.
@@ -27,8 +28,6 @@ const HOOK_LIMIT: Duration = Duration::from_secs(600);
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(5);
 /// What could not be refreshed without the API is tried again after this.
 const STALE_RETRY: Duration = Duration::from_secs(10);
-/// Volumes of ConfigMaps and Secrets are compared with them this often. Upstream: `syncFrequency`.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// A failed step about volumes, sandboxes or creation is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
 /// A container whose image has no valid name is looked at again after this.
@@ -133,8 +132,8 @@ fn done(result: cri::Result<()>, what: &'static str) -> Went {
     }
 }
 
-fn pod_ip(subject: &Subject) -> Option<IpAddr> {
-    subject.seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip)
+fn pod_ip(context: &Context, subject: &Subject) -> Option<IpAddr> {
+    super::address(&subject.pod, &subject.seen, &context.host_ip)
 }
 
 async fn prepare_volumes(context: &Context, subject: &Subject) -> Went {
@@ -185,8 +184,7 @@ async fn prepare_volumes(context: &Context, subject: &Subject) -> Went {
         );
         return Went::Failed(RETRY);
     }
-    let again = (names != refs::Names::default()).then_some(LOOK_AGAIN);
-    Went::Well(Effect::Volumes(tokens.refresh_after.into_iter().chain(again).min()))
+    Went::Well(Effect::Volumes(tokens.refresh_after))
 }
 
 async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> Went {
@@ -198,15 +196,24 @@ async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> W
             return Went::Failed(RETRY);
         }
     }
-    let config = create::sandbox(pod, attempt, &context.cgroups.path(pod), &context.facts);
-    match context.runtime.run_pod_sandbox(config).await {
-        Ok(_) => Went::Well(Effect::Nothing),
-        Err(error) => {
-            let message = format!("Failed to create pod sandbox: {error}");
+    match run_sandbox(context, pod, attempt).await {
+        Ok(()) => Went::Well(Effect::Nothing),
+        Err(why) => {
+            let message = format!("Failed to create pod sandbox: {why}");
             context.tell(pod, "", Severity::Warning, "FailedCreatePodSandBox", message);
             Went::Failed(RETRY)
         }
     }
+}
+
+async fn run_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(), String> {
+    let failed = |why: String| format!("Failed to create sandbox for pod {:?}: {why}", super::full_name(pod));
+    let handler = refs::runtime_handler(&context.client, pod).await.map_err(|error| failed(crate::told(&error)))?;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler };
+    let config = create::sandbox(pod, attempt, parts, &context.facts);
+    let config = config
+        .map_err(|error| format!("Failed to generate sandbox config for pod {:?}: {error}", super::full_name(pod)))?;
+    context.runtime.run_pod_sandbox(config).await.map(drop).map_err(|error| error.to_string())
 }
 
 async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -> Went {
@@ -241,9 +248,16 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         Ok(envs) => envs,
         Err(message) => return wait("CreateContainerConfigError", message),
     };
-    let mounts = match mounts(context, pod, container, attempt, pod_ip(subject)) {
+    let images = match image_volumes(context, subject, container).await {
+        Ok(images) => images,
+        Err(went) => return went,
+    };
+    let mounts = volume::mounts(&context.roots, pod, container, &envs, &images).map_err(|error| error.to_string());
+    let mounts = mounts
+        .and_then(|mounts| with_files(context, subject, container, attempt, mounts).map_err(|error| error.to_string()));
+    let mounts = match mounts {
         Ok(mounts) => mounts,
-        Err(error) => return wait("CreateContainerConfigError", error.to_string()),
+        Err(message) => return wait("CreateContainerConfigError", message),
     };
     if let Err(message) = not_root(context, pod, container).await {
         return wait("CreateContainerConfigError", message);
@@ -259,7 +273,10 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     }
     let id = match context.runtime.create_container(&sandbox.id, config).await {
         Ok(id) => id,
-        Err(error) => return wait("CreateContainerError", error.to_string()),
+        Err(error) => {
+            let (reason, message) = not_created(container, &error);
+            return wait(reason, message);
+        }
     };
     let field = field_of(pod, name);
     context.tell(pod, &field, Severity::Normal, "Created", "Container created".into());
@@ -285,6 +302,41 @@ fn target(subject: &Subject, name: &str) -> Result<Option<String>, String> {
     }
 }
 
+/// Why a container was not created. What went wrong with a sub path is not told in full: it could tell of the node.
+fn not_created(container: &Container, error: &cri::Error) -> (&'static str, String) {
+    if let cri::Error::Mount { container_path, .. } = error {
+        let mut mounts = container.volume_mounts.iter().flatten();
+        let is_sub_path = |mount: &&VolumeMount| {
+            mount.mount_path == *container_path && (mount.sub_path.is_some() || mount.sub_path_expr.is_some())
+        };
+        if let Some(mount) = mounts.find(is_sub_path) {
+            tracing::warn!(%error, container = container.name, "sub path not prepared");
+            let message =
+                format!("failed to prepare subPath for volumeMount {:?} of container {:?}", mount.name, container.name);
+            return ("CreateContainerConfigError", message);
+        }
+    }
+    ("CreateContainerError", error.to_string())
+}
+
+/// The images that the container's volumes are, present; pulled as the container's own is.
+async fn image_volumes(context: &Context, subject: &Subject, container: &Container) -> Result<ImageVolumes, Went> {
+    let spec = spec(&subject.pod);
+    let mut present = ImageVolumes::new();
+    for volume in spec.volumes.iter().flatten() {
+        let mounted = container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+        let Some(source) = volume.image.as_ref().filter(|_| mounted) else { continue };
+        let asked = Container {
+            name: container.name.clone(),
+            image: source.reference.clone(),
+            image_pull_policy: source.pull_policy.clone(),
+            ..Container::default()
+        };
+        present.insert(volume.name.clone(), image(context, subject, &asked).await?);
+    }
+    Ok(present)
+}
+
 /// The container's environment; without an API, what it was last started with.
 async fn variables(context: &Context, subject: &Subject, container: &Container) -> Result<Vec<KeyValue>, String> {
     let pod = &*subject.pod;
@@ -300,8 +352,13 @@ async fn variables(context: &Context, subject: &Subject, container: &Container) 
         }
         (Err(error), _) => return Err(crate::told(&error)),
     };
-    let sources =
-        Sources { config_maps: found.config_maps, secrets: found.secrets, ..context.sources(pod, pod_ip(subject)) };
+    let env_files = volume::env_files(&context.roots, pod, container);
+    let sources = Sources {
+        config_maps: found.config_maps,
+        secrets: found.secrets,
+        env_files,
+        ..context.sources(pod, pod_ip(context, subject))
+    };
     environment(pod, container, &sources).map_err(|error| error.to_string())
 }
 
@@ -310,7 +367,7 @@ async fn after_start(context: &Context, subject: &Subject, container: &Container
     let Some(handler) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
         return;
     };
-    let asked = Asked { runtime: &*context.runtime, container_id: id, container, pod_ip: pod_ip(subject) };
+    let asked = Asked { runtime: &*context.runtime, container_id: id, container, pod_ip: pod_ip(context, subject) };
     if let Err(error) = hook::run(&asked, handler, HOOK_LIMIT).await {
         let pod = &*subject.pod;
         let field = field_of(pod, &container.name);
@@ -440,20 +497,21 @@ fn go_took(took: Duration) -> String {
 }
 
 /// Volumes, and the files the agent keeps for every container.
-fn mounts(
+fn with_files(
     context: &Context,
-    pod: &Pod,
+    subject: &Subject,
     container: &Container,
     attempt: u32,
-    ip: Option<IpAddr>,
+    mut mounts: Vec<Mount>,
 ) -> std::io::Result<Vec<Mount>> {
-    let mut mounts = volume::mounts(&context.roots, pod, container);
+    let pod = &*subject.pod;
     let folder = volume::pod_folder(&context.roots.memory, pod);
     std::fs::create_dir_all(&folder)?;
     let mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     if !mounted(&mounts, "/etc/hosts") {
         let hosts = folder.join("etc-hosts");
-        std::fs::write(&hosts, hosts_file(pod, context, ip))?;
+        std::fs::write(&hosts, hosts_file(pod, context, pod_ip(context, subject))?)?;
+        std::fs::set_permissions(&hosts, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         mounts.push(Mount {
             container_path: "/etc/hosts".into(),
             host_path: hosts.display().to_string(),
@@ -517,23 +575,18 @@ async fn remove_container(context: &Context, subject: &Subject, id: &str) -> Wen
     done(removed, "remove container")
 }
 
-/// Upstream: `managedHostsFileContent`.
-fn hosts_file(pod: &Pod, context: &Context, ip: Option<IpAddr>) -> String {
-    let mut text = String::from(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-    );
-    if let Some(ip) = ip {
-        text.push_str(&format!("{ip}\t{}\n", create::hostname(pod, &context.facts)));
-    }
-    let aliases = spec(pod).host_aliases.unwrap_or_default();
-    if !aliases.is_empty() {
-        text.push_str("\n# Entries added by HostAliases.\n");
-    }
-    for alias in aliases {
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.unwrap_or_default().join("\t")));
-    }
-    text
+/// Upstream: `ensureHostsFile`.
+fn hosts_file(pod: &Pod, context: &Context, ip: Option<IpAddr>) -> std::io::Result<Vec<u8>> {
+    let spec = spec(pod);
+    let mut content = if spec.host_network == Some(true) {
+        let mut content = b"# Kubernetes-managed hosts file (host network).\n".to_vec();
+        content.extend(std::fs::read("/etc/hosts")?);
+        content
+    } else {
+        create::hosts(ip, &create::hostname(pod, &context.facts), &create::domain(pod, &context.facts)).into_bytes()
+    };
+    content.extend(create::host_aliases(spec.host_aliases.as_deref().unwrap_or_default()).into_bytes());
+    Ok(content)
 }
 
 /// `runAsNonRoot`: refuses a container that would run as root, or as a user nobody knows the number of.
@@ -565,7 +618,8 @@ async fn pre_stop(context: &Context, subject: &Subject, (id, name): (&str, &str)
     let pod = &*subject.pod;
     let Some((_, container)) = find_container(&spec(pod), name) else { return };
     let Some(handler) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
-    let asked = Asked { runtime: &*context.runtime, container_id: id, container: &container, pod_ip: pod_ip(subject) };
+    let asked =
+        Asked { runtime: &*context.runtime, container_id: id, container: &container, pod_ip: pod_ip(context, subject) };
     if let Err(error) = hook::run(&asked, handler, grace).await {
         tracing::warn!(pod = super::name(pod), container = name, error, "preStop hook failed");
         let field = field_of(pod, name);
@@ -630,14 +684,11 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
 }
 
 fn remove_files(context: &Context, pod: &Pod) -> std::io::Result<()> {
-    let logs = std::path::PathBuf::from(create::log_directory(pod, &context.facts));
-    for folder in [volume::pod_folder(&context.roots.disk, pod), volume::pod_folder(&context.roots.memory, pod), logs] {
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    volume::remove(&context.roots, pod)?;
+    match std::fs::remove_dir_all(create::log_directory(pod, &context.facts)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The part of a pod that an event about a container is about.

@@ -6,51 +6,23 @@ use api::value::{Value, to_value};
 use k8s_openapi::api::core::v1::Pod;
 
 /// Paths of fields that are not honoured, those of `spec.containers` for init containers as well, `*` for every item of a list. A field counts as used when it is present and is
-/// neither false, zero, empty nor the value that stands behind it here.
+/// neither false, zero, empty nor the value that stands behind it here; with `true` there, false is a use.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
-    ("spec.containers.*.env.*.valueFrom.fileKeyRef", None),
     ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
     ("spec.containers.*.resources.claims", None),
     ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),
-    ("spec.containers.*.securityContext.appArmorProfile", None),
     ("spec.containers.*.securityContext.procMount", Some("Default")),
-    ("spec.containers.*.securityContext.seLinuxOptions", None),
-    ("spec.containers.*.securityContext.seccompProfile.localhostProfile", None),
-    ("spec.containers.*.securityContext.windowsOptions", None),
     ("spec.containers.*.stdin", None),
     ("spec.containers.*.stdinOnce", None),
     ("spec.containers.*.volumeDevices", None),
-    ("spec.containers.*.volumeMounts.*.mountPropagation", Some("None")),
-    ("spec.containers.*.volumeMounts.*.recursiveReadOnly", Some("Disabled")),
-    ("spec.containers.*.volumeMounts.*.subPath", None),
-    ("spec.containers.*.volumeMounts.*.subPathExpr", None),
-    ("spec.hostIPC", None),
-    ("spec.hostNetwork", None),
-    ("spec.hostPID", None),
     ("spec.hostUsers", Some("true")),
-    ("spec.hostnameOverride", None),
-    ("spec.os.name", Some("linux")),
-    ("spec.overhead", None),
     ("spec.resourceClaims", None),
-    ("spec.resources", None),
-    ("spec.runtimeClassName", None),
-    ("spec.securityContext.appArmorProfile", None),
-    ("spec.securityContext.fsGroup", None),
-    ("spec.securityContext.fsGroupChangePolicy", None),
-    ("spec.securityContext.seLinuxChangePolicy", None),
-    ("spec.securityContext.seLinuxOptions", None),
-    ("spec.securityContext.seccompProfile.localhostProfile", None),
-    ("spec.securityContext.windowsOptions", None),
-    ("spec.setHostnameAsFQDN", None),
-    ("spec.shareProcessNamespace", None),
-    ("spec.subdomain", None),
     ("spec.volumes.*.awsElasticBlockStore", None),
     ("spec.volumes.*.azureDisk", None),
     ("spec.volumes.*.azureFile", None),
     ("spec.volumes.*.cephfs", None),
     ("spec.volumes.*.cinder", None),
     ("spec.volumes.*.csi", None),
-    ("spec.volumes.*.emptyDir.medium", Some("Memory")),
     ("spec.volumes.*.emptyDir.sizeLimit", None),
     ("spec.volumes.*.ephemeral", None),
     ("spec.volumes.*.fc", None),
@@ -59,15 +31,11 @@ pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.volumes.*.gcePersistentDisk", None),
     ("spec.volumes.*.gitRepo", None),
     ("spec.volumes.*.glusterfs", None),
-    ("spec.volumes.*.hostPath", None),
-    ("spec.volumes.*.image", None),
     ("spec.volumes.*.iscsi", None),
     ("spec.volumes.*.nfs", None),
     ("spec.volumes.*.persistentVolumeClaim", None),
     ("spec.volumes.*.photonPersistentDisk", None),
     ("spec.volumes.*.portworxVolume", None),
-    ("spec.volumes.*.projected.sources.*.clusterTrustBundle", None),
-    ("spec.volumes.*.projected.sources.*.podCertificate", None),
     ("spec.volumes.*.quobyte", None),
     ("spec.volumes.*.rbd", None),
     ("spec.volumes.*.scaleIO", None),
@@ -85,6 +53,7 @@ pub fn used(pod: &Pod) -> Vec<String> {
             walk(&tree, &segments, String::new(), *harmless, &mut found);
         }
     }
+    found.retain(|path| !is_granted(&tree, path));
     found
 }
 
@@ -103,6 +72,19 @@ pub fn used_by_ephemeral(pod: &Pod) -> Vec<(String, Vec<String>)> {
         (container.name.clone(), found)
     });
     found.filter(|(_, fields)| !fields.is_empty()).collect()
+}
+
+/// Whether other fields make of this one something that is honoured: a pod in the node's network has the node's ports
+/// without anybody's doing, and memory ends where its size limit says.
+fn is_granted(pod: &Value, path: &str) -> bool {
+    if path.ends_with(".hostPort") || path.ends_with(".hostIP") {
+        return pod.at(&["spec", "hostNetwork"]).and_then(Value::as_bool) == Some(true);
+    }
+    let index = path.strip_prefix("spec.volumes[").and_then(|rest| rest.strip_suffix("].emptyDir.sizeLimit"));
+    let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array);
+    let volume = index.and_then(|index| volumes?.get(index.parse::<usize>().ok()?));
+    let medium = volume.and_then(|volume| volume.at(&["emptyDir", "medium"])?.as_str());
+    medium.is_some_and(|medium| !medium.is_empty())
 }
 
 /// The same field of init containers.
@@ -129,8 +111,8 @@ fn walk(value: &Value, segments: &[&str], path: String, harmless: Option<&str>, 
 
 fn says_something(value: &Value, harmless: Option<&str>) -> bool {
     match value {
-        Value::Null | Value::Bool(false) | Value::Int(0) => false,
-        Value::Bool(true) => harmless != Some("true"),
+        Value::Null | Value::Int(0) => false,
+        Value::Bool(value) => *value != (harmless == Some("true")),
         Value::Array(items) => !items.is_empty(),
         other => match other.as_str() {
             Some(text) => !text.is_empty() && harmless != Some(text),

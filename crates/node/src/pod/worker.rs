@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::{DeleteOptions, Object, PatchKind, Target};
 use cri::ContainerState;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, Probe};
 use reconcile::Severity;
 use stdx::{Cancel, mono, wall};
 use tokio::sync::{mpsc, watch};
@@ -40,6 +40,8 @@ pub enum Message {
     Verdict(Verdict),
     /// The uid by which the API knows a static pod's mirror.
     Mirror(String),
+    /// Something that it refers to changed in the API.
+    Referred,
     /// A step ended.
     Step(Step, Went),
     /// A probe came to a verdict, or failed once.
@@ -221,6 +223,7 @@ impl Worker {
                 });
             }
             Message::Verdict(verdict) => drop(self.memory.verdict.get_or_insert(verdict)),
+            Message::Referred => self.refresh(),
             Message::Pod(object) => match object.typed::<Pod>() {
                 Ok(mut pod) => {
                     // What this worker told last is newer than what comes back.
@@ -233,11 +236,12 @@ impl Worker {
                         pod.status = Some(with_others_conditions(&told, present.as_ref()));
                     }
                     let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
-                    if self.memory.volumes_ready && told(&self.pod) != told(&pod) {
-                        // Files may tell of them.
-                        self.memory.refresh_at = Some(mono());
-                    }
+                    let told_otherwise = told(&self.pod) != told(&pod);
                     self.pod = Arc::new(pod);
+                    if told_otherwise {
+                        // Files may tell of them.
+                        self.refresh();
+                    }
                 }
                 Err(error) => tracing::error!(object = ?object, %error, "pod does not have its kind's shape"),
             },
@@ -246,6 +250,22 @@ impl Worker {
                 self.probed(&container_id, purpose, verdict, failure);
             }
         }
+    }
+
+    /// What volumes show is compared with what they are of, and what waited for it is tried at once.
+    fn refresh(&mut self) {
+        let memory = &mut self.memory;
+        memory.volumes_outdated = memory.under_way.contains(&Step::PrepareVolumes.subject());
+        if memory.volumes_ready {
+            memory.refresh_at = Some(mono());
+        }
+        let waits =
+            |name: &str| memory.waiting.get(name).is_some_and(|waiting| waiting.reason == "CreateContainerConfigError");
+        let volumes_ready = memory.volumes_ready;
+        memory.retry_at.retain(|subject, _| match subject.strip_prefix("container ") {
+            Some(name) => !waits(name),
+            None => volumes_ready || subject != "pod",
+        });
     }
 
     fn ended(&mut self, step: &Step, went: Went) {
@@ -276,7 +296,8 @@ impl Worker {
             Effect::Nothing => {}
             Effect::Volumes(refresh) => {
                 (memory.volumes_ready, memory.prepared) = (true, true);
-                memory.refresh_at = refresh.map(|refresh| mono() + refresh);
+                let outdated = std::mem::take(&mut memory.volumes_outdated);
+                memory.refresh_at = if outdated { Some(mono()) } else { refresh.map(|refresh| mono() + refresh) };
             }
             Effect::Started { name, again, environment } => {
                 memory.waiting.remove(&name);
@@ -293,9 +314,7 @@ impl Worker {
                 let now = wall();
                 let tries = Tries::again(memory.pulls.get(&image).map(|(tries, _, _)| *tries), now);
                 let spec = spec(&self.pod);
-                for (_, container) in
-                    containers(&spec).filter(|(_, container)| container.image.as_deref() == Some(&image))
-                {
+                for (_, container) in containers(&spec).filter(|(_, container)| needs_image(&spec, container, &image)) {
                     memory.waiting.insert(container.name.clone(), why.clone());
                 }
                 // The next look says that it backs off, a moment after saying why.
@@ -382,7 +401,7 @@ impl Worker {
             container: container.clone(),
             purpose,
             probe: probe.clone(),
-            pod_ip: self.seen.sandboxes.first().and_then(|sandbox| sandbox.network.ip),
+            pod_ip: super::address(&self.pod, &self.seen, &self.context.host_ip),
             started_at: started,
             queue: self.queue.clone(),
         };
@@ -531,6 +550,18 @@ impl Worker {
             Err(error) => tracing::warn!(pod = name(&self.pod), %error, "checkpoint not written"),
         }
     }
+}
+
+/// Whether a container runs an image, or has it as a volume.
+fn needs_image(spec: &PodSpec, container: &Container, image: &str) -> bool {
+    let volume = |name: &str| spec.volumes.iter().flatten().find(|volume| volume.name == name);
+    let is_volume = |name: &str| {
+        volume(name)
+            .and_then(|volume| volume.image.as_ref())
+            .is_some_and(|source| source.reference.as_deref() == Some(image))
+    };
+    container.image.as_deref() == Some(image)
+        || container.volume_mounts.iter().flatten().any(|mount| is_volume(&mount.name))
 }
 
 async fn after(duration: Option<Duration>) {

@@ -17,6 +17,8 @@ fn node() -> NodeFacts {
         host_dns: DnsConfig { servers: vec!["192.0.2.1".into()], searches: vec!["example".into()], options: vec![] },
         log_root: "/var/log/pods".into(),
         memory_bytes: 8 << 30,
+        seccomp_root: "/var/lib/kubelet/seccomp".into(),
+        ..NodeFacts::default()
     }
 }
 
@@ -29,7 +31,9 @@ fn made(spec: &str) -> ContainerConfig {
 
 #[test]
 fn names_labels_and_logs_are_upstreams() {
-    let config = sandbox(&pod(r#""containers":[]"#), 1, "/kubepods/podu", &node());
+    let parts = SandboxParts { cgroup_parent: "/kubepods/podu", runtime_handler: "isopod" };
+    let config = sandbox(&pod(r#""containers":[]"#), 1, parts, &node()).unwrap();
+    assert_eq!((config.linux.cgroup_parent.as_str(), config.runtime_handler.as_str()), ("/kubepods/podu", "isopod"));
     assert_eq!(config.log_directory, "/var/log/pods/n_p_u");
     assert_eq!((config.hostname.as_str(), config.metadata.attempt), ("p", 1));
     assert_eq!(config.labels["io.kubernetes.pod.uid"], "u");
@@ -43,7 +47,7 @@ fn names_labels_and_logs_are_upstreams() {
 
 #[test]
 fn names_are_resolved_by_policy() {
-    let dns = |spec: &str| sandbox(&pod(spec), 0, "", &node()).dns_config.unwrap();
+    let dns = |spec: &str| sandbox(&pod(spec), 0, SandboxParts::default(), &node()).unwrap().dns_config.unwrap();
     let cluster = dns(r#""containers":[]"#);
     assert_eq!(cluster.servers, ["10.96.0.10"]);
     assert_eq!(cluster.searches, ["n.svc.cluster.local", "svc.cluster.local", "cluster.local", "example"]);
@@ -102,4 +106,54 @@ fn a_long_name_is_cut_to_a_host_name() {
     assert_eq!(hostname(&long, &node()), "a".repeat(62), "without the dash it would end with");
     long.spec.as_mut().unwrap().hostname = Some("mine".into());
     assert_eq!(hostname(&long, &node()), "mine");
+}
+
+#[test]
+fn names_have_domains_when_asked_for() {
+    let check = |spec: &str, short: &str, whole: Result<&str, &str>| {
+        let pod = pod(&format!(r#"{spec},"containers":[]"#));
+        assert_eq!(hostname(&pod, &node()), short);
+        let kernel = sandbox(&pod, 0, SandboxParts::default(), &node()).map(|config| config.hostname);
+        assert_eq!(kernel.map_err(|error| error.0), whole.map(str::to_owned).map_err(str::to_owned));
+    };
+    check(r#""hostname":"web","subdomain":"sub""#, "web", Ok("web"));
+    check(r#""subdomain":"sub","setHostnameAsFQDN":true"#, "p", Ok("p.sub.n.svc.cluster.local"));
+    check(r#""setHostnameAsFQDN":true"#, "p", Ok("p"));
+    check(r#""hostnameOverride":"a.b","hostname":"web","subdomain":"sub""#, "a.b", Ok("a.b"));
+    check(r#""hostNetwork":true,"hostname":"web""#, "node", Ok(""));
+    let long = "x".repeat(50);
+    let message = format!(
+        "failed to construct FQDN from pod hostname and cluster domain, FQDN {long}.sub.n.svc.cluster.local is too long (64 characters is the max, 74 characters requested)"
+    );
+    check(&format!(r#""hostname":"{long}","subdomain":"sub","setHostnameAsFQDN":true"#), &long, Err(&message));
+}
+
+#[test]
+fn nothing_is_swapped_and_huge_pages_are_limited() {
+    let resources = made(r#""resources":{"limits":{"memory":"2Gi","hugepages-2Mi":"4Mi"}}"#).linux.resources;
+    assert_eq!(resources.memory_swap_limit_in_bytes, 2 << 30);
+    assert_eq!(resources.unified["memory.swap.max"], "0");
+    let limit = |size: &str| resources.hugepage_limits.iter().find(|limit| limit.page_size == size).unwrap().limit;
+    assert_eq!((limit("2MB"), limit("1GB")), (4 << 20, 0));
+}
+
+#[test]
+fn the_pods_group_and_profiles_are_given_on() {
+    let pod = pod(r#""securityContext":{"fsGroup":5,"supplementalGroups":[3],"seLinuxOptions":{"level":"s0"},
+        "seccompProfile":{"type":"Localhost","localhostProfile":"profiles/a.json"}},"containers":[{"name":"a"}]"#);
+    let parts = Parts { attempt: 0, envs: vec![], mounts: vec![], image_ref: String::new() };
+    let security = container(&pod, &pod.spec.as_ref().unwrap().containers[0], parts, &node()).linux.security_context;
+    assert_eq!(security.run_as.supplemental_groups, [5, 3]);
+    assert_eq!(security.seccomp, SecurityProfile::Localhost("/var/lib/kubelet/seccomp/profiles/a.json".into()));
+    assert_eq!(security.selinux_options.unwrap().level, "s0");
+}
+
+#[test]
+fn what_a_pod_requests_as_a_whole_is_shared_out() {
+    let mut pod = pod(r#""resources":{"requests":{"memory":"3Gi"}},
+        "containers":[{"name":"a","resources":{"requests":{"memory":"1Gi"}}},{"name":"b"}]"#);
+    let score = |pod: &Pod, index: usize| oom_score(pod, &pod.spec.as_ref().unwrap().containers[index], 8 << 30);
+    assert_eq!((score(&pod, 0), score(&pod, 1)), (750, 875));
+    pod.spec.as_mut().unwrap().resources = None;
+    assert_eq!((score(&pod, 0), score(&pod, 1)), (875, 999));
 }

@@ -12,7 +12,7 @@ fn check(json: &str, expected: &[&str]) {
 #[test]
 fn names_the_field_by_its_path() {
     check(r#"{"spec":{"containers":[{"name":"a"},{"name":"b","stdin":true}]}}"#, &["spec.containers[1].stdin"]);
-    check(r#"{"spec":{"containers":[],"hostNetwork":true,"hostPID":false}}"#, &["spec.hostNetwork"]);
+    check(r#"{"spec":{"containers":[],"hostUsers":false}}"#, &["spec.hostUsers"]);
     check(
         r#"{"spec":{"containers":[],"volumes":[{"name":"x","emptyDir":{"medium":"Memory"}},{"name":"y","nfs":{"server":"s","path":"p"}}]}}"#,
         &["spec.volumes[1].nfs"],
@@ -28,6 +28,15 @@ fn an_ephemeral_container_is_refused_by_itself() {
     assert!(used(&pod).is_empty());
     let refused = vec![("b".to_owned(), vec!["spec.ephemeralContainers[1].volumeDevices".to_owned()])];
     assert_eq!(used_by_ephemeral(&pod), refused);
+}
+
+#[test]
+fn other_fields_may_grant_what_is_refused_alone() {
+    let port = r#""containers":[{"name":"a","ports":[{"containerPort":1,"hostPort":1}]}]"#;
+    check(&format!(r#"{{"spec":{{"hostNetwork":true,{port}}}}}"#), &[]);
+    let volumes = r#"{"spec":{"containers":[],"volumes":[{"name":"d","emptyDir":{"sizeLimit":"1"}},
+        {"name":"m","emptyDir":{"medium":"Memory","sizeLimit":"1"}}]}}"#;
+    check(volumes, &["spec.volumes[0].emptyDir.sizeLimit"]);
 }
 
 #[test]
@@ -119,53 +128,83 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
     ("spec.containers.*.restartPolicyRules.*.exitCodes", "pod/plan/policy.rs"),
     ("spec.containers.*.securityContext.allowPrivilegeEscalation", "pod/create.rs"),
+    ("spec.containers.*.securityContext.appArmorProfile", "admit/machine.rs"),
     ("spec.containers.*.securityContext.capabilities", "pod/create.rs"),
     ("spec.containers.*.securityContext.privileged", "pod/create.rs"),
     ("spec.containers.*.securityContext.readOnlyRootFilesystem", "pod/create.rs"),
     ("spec.containers.*.securityContext.runAsGroup", "pod/create.rs"),
     ("spec.containers.*.securityContext.runAsNonRoot", "pod/steps.rs"),
     ("spec.containers.*.securityContext.runAsUser", "pod/create.rs"),
-    ("spec.containers.*.securityContext.seccompProfile.type", "pod/create.rs"),
+    // Without SELinux there is nothing to label; with it, the runtime refuses.
+    ("spec.containers.*.securityContext.seLinuxOptions", "runtime: spec/mod.rs"),
+    ("spec.containers.*.securityContext.seccompProfile", "runtime: spec/profile.rs"),
+    // What is said to another system is no word to this one.
+    ("spec.containers.*.securityContext.windowsOptions", "pod/create.rs"),
     ("spec.containers.*.startupProbe", "probe.rs"),
     ("spec.containers.*.terminationMessagePath", "pod/steps.rs"),
     ("spec.containers.*.terminationMessagePolicy", "pod/steps.rs"),
     ("spec.containers.*.tty", "pod/create.rs"),
-    ("spec.containers.*.volumeMounts.*.mountPath", "volume.rs"),
-    ("spec.containers.*.volumeMounts.*.name", "volume.rs"),
-    ("spec.containers.*.volumeMounts.*.readOnly", "volume.rs"),
+    ("spec.containers.*.volumeMounts.*.mountPath", "volume/mounts.rs"),
+    ("spec.containers.*.volumeMounts.*.mountPropagation", "runtime: tests/real/isolation.rs"),
+    ("spec.containers.*.volumeMounts.*.name", "volume/mounts.rs"),
+    ("spec.containers.*.volumeMounts.*.readOnly", "volume/mounts.rs"),
+    ("spec.containers.*.volumeMounts.*.recursiveReadOnly", "volume/mounts.rs"),
+    ("spec.containers.*.volumeMounts.*.subPath", "volume/mounts.rs"),
+    ("spec.containers.*.volumeMounts.*.subPathExpr", "volume/mounts.rs"),
     ("spec.containers.*.workingDir", "pod/create.rs"),
     ("spec.dnsConfig", "pod/create.rs"),
     ("spec.dnsPolicy", "pod/create.rs"),
     ("spec.enableServiceLinks", "agent.rs"),
     ("spec.ephemeralContainers.*.targetContainerName", "pod/steps.rs"),
-    ("spec.hostAliases", "pod/steps.rs"),
+    ("spec.hostAliases", "pod/create.rs"),
+    ("spec.hostIPC", "pod/create.rs"),
+    ("spec.hostNetwork", "pod/create.rs"),
+    ("spec.hostPID", "pod/create.rs"),
     ("spec.hostname", "pod/create.rs"),
+    ("spec.hostnameOverride", "pod/create.rs"),
     ("spec.imagePullSecrets", "pod/images.rs"),
     ("spec.nodeName", "scheduler: plugins/name.rs"),
     ("spec.nodeSelector", "scheduler: plugins/affinity.rs"),
+    ("spec.os", "admit/machine.rs"),
+    ("spec.overhead", "cgroup.rs"),
     ("spec.preemptionPolicy", "scheduler: preempt.rs"),
     ("spec.priority", "scheduler: queue.rs"),
     ("spec.priorityClassName", "apiserver: admission/priority.rs"),
     ("spec.readinessGates", "pod/status/conditions.rs"),
+    ("spec.resources", "cgroup.rs"),
     ("spec.restartPolicy", "pod/plan/policy.rs"),
+    ("spec.runtimeClassName", "refs.rs"),
     ("spec.schedulerName", "scheduler: run.rs"),
     ("spec.schedulingGates", "scheduler: run.rs"),
     ("spec.schedulingGroup", "scheduler: refused by unhonoured.rs"),
+    ("spec.securityContext.appArmorProfile", "admit/machine.rs"),
+    ("spec.securityContext.fsGroup", "volume/writer.rs"),
+    // How the files of claims are given to the group; those of a pod's own volumes always are.
+    ("spec.securityContext.fsGroupChangePolicy", "volume/writer.rs"),
     ("spec.securityContext.runAsGroup", "pod/create.rs"),
     ("spec.securityContext.runAsNonRoot", "pod/steps.rs"),
     ("spec.securityContext.runAsUser", "pod/create.rs"),
-    ("spec.securityContext.seccompProfile.type", "pod/create.rs"),
+    ("spec.securityContext.seLinuxChangePolicy", "runtime: spec/mod.rs"),
+    ("spec.securityContext.seLinuxOptions", "runtime: spec/mod.rs"),
+    ("spec.securityContext.seccompProfile", "runtime: spec/profile.rs"),
     ("spec.securityContext.supplementalGroups", "pod/create.rs"),
     ("spec.securityContext.supplementalGroupsPolicy", "pod/create.rs"),
-    ("spec.securityContext.sysctls", "pod/create.rs"),
+    ("spec.securityContext.sysctls", "admit/machine.rs"),
+    ("spec.securityContext.windowsOptions", "pod/create.rs"),
     ("spec.serviceAccount", "agent.rs"),
     ("spec.serviceAccountName", "agent.rs"),
+    ("spec.setHostnameAsFQDN", "pod/create.rs"),
+    ("spec.shareProcessNamespace", "pod/create.rs"),
+    ("spec.subdomain", "pod/create.rs"),
     ("spec.terminationGracePeriodSeconds", "pod/plan.rs"),
     // No taint drives running pods away yet, so that no time has to be waited for.
     ("spec.tolerations", "scheduler: plugins/taints.rs"),
     ("spec.topologySpreadConstraints", "scheduler: plugins/spread.rs"),
     ("spec.volumes.*.configMap", "volume.rs"),
     ("spec.volumes.*.downwardAPI", "volume.rs"),
+    ("spec.volumes.*.emptyDir.medium", "volume/empty_dir.rs"),
+    ("spec.volumes.*.hostPath", "volume/host_path.rs"),
+    ("spec.volumes.*.image", "pod/steps.rs"),
     ("spec.volumes.*.name", "volume.rs"),
     ("spec.volumes.*.projected", "volume.rs"),
     ("spec.volumes.*.secret", "volume.rs"),
