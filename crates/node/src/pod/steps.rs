@@ -252,10 +252,7 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         Ok(images) => images,
         Err(went) => return went,
     };
-    let mounts = volume::mounts(&context.roots, pod, container, &envs, &images).map_err(|error| error.to_string());
-    let mounts = mounts
-        .and_then(|mounts| with_files(context, subject, container, attempt, mounts).map_err(|error| error.to_string()));
-    let mounts = match mounts {
+    let mounts = match mounts(context, subject, container, attempt, &envs, &images) {
         Ok(mounts) => mounts,
         Err(message) => return wait("CreateContainerConfigError", message),
     };
@@ -497,6 +494,19 @@ fn go_took(took: Duration) -> String {
 }
 
 /// Volumes, and the files the agent keeps for every container.
+fn mounts(
+    context: &Context,
+    subject: &Subject,
+    container: &Container,
+    attempt: u32,
+    envs: &[KeyValue],
+    images: &ImageVolumes,
+) -> Result<Vec<Mount>, String> {
+    let volumes = volume::mounts(&context.roots, &subject.pod, container, envs, images);
+    let volumes = volumes.map_err(|error| error.to_string())?;
+    with_files(context, subject, container, attempt, volumes).map_err(|error| error.to_string())
+}
+
 fn with_files(
     context: &Context,
     subject: &Subject,
