@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use client::{Cache, Client, ClientError, Object, Snapshot, Target};
+use client::{Cache, Client, ClientError, Key, Object, Snapshot, Target};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::feed::Feed;
@@ -100,14 +100,13 @@ fn names(namespaces: &Snapshot) -> Vec<String> {
 /// The label that says in which zone a node is.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-type Seen<V> = BTreeMap<ObjectKey, (u64, Option<Arc<V>>)>;
-
-/// What was made of objects before, by the revision that it was made of: a change of one slice among thousands costs no
-/// second look at the others.
+/// What is made of objects, and of which revision it was made: a change of one slice among thousands costs no second look at
+/// the others.
 #[derive(Default)]
 struct Views {
-    services: Seen<ServiceView>,
-    slices: Seen<SliceView>,
+    services: BTreeMap<Key, u64>,
+    slices: BTreeMap<Key, u64>,
+    state: NetState,
     last: Option<NetState>,
 }
 
@@ -115,30 +114,34 @@ impl Views {
     fn state(&mut self, services: &Snapshot, slices: &Snapshot) -> NetState {
         let service = |object: &Object| object.typed::<Service>().ok().map(|typed| ServiceView::from_service(&typed));
         let slice = |object: &Object| SliceView::from_slice(&object.typed::<EndpointSlice>().ok()?);
-        NetState {
-            services: seen(&mut self.services, services, service),
-            slices: seen(&mut self.slices, slices, slice),
-            ..NetState::default()
-        }
+        follow(&mut self.services, &mut self.state.services, services, service);
+        follow(&mut self.slices, &mut self.state.slices, slices, slice);
+        self.state.clone()
     }
 }
 
-fn seen<V>(
-    known: &mut Seen<V>,
+fn follow<V>(
+    seen: &mut BTreeMap<Key, u64>,
+    views: &mut BTreeMap<ObjectKey, Arc<V>>,
     snapshot: &Snapshot,
     view: impl Fn(&Object) -> Option<V>,
-) -> BTreeMap<ObjectKey, Arc<V>> {
-    let mut next = Seen::new();
+) {
     for object in snapshot.iter() {
+        if seen.insert(object.key().clone(), object.revision()) == Some(object.revision()) {
+            continue;
+        }
         let key = ObjectKey::new(object.namespace(), object.name());
-        let entry = match known.remove(&key) {
-            Some(entry) if entry.0 == object.revision() => entry,
-            _ => (object.revision(), view(object).map(Arc::new)),
-        };
-        next.insert(key, entry);
+        match view(object) {
+            Some(made) => drop(views.insert(key, Arc::new(made))),
+            None => drop(views.remove(&key)),
+        }
     }
-    *known = next;
-    known.iter().filter_map(|(key, (_, view))| Some((key.clone(), Arc::clone(view.as_ref()?)))).collect()
+    if seen.len() > snapshot.len() {
+        let gone = |key: &Key| snapshot.get(key.namespace(), key.name()).is_none();
+        for key in seen.extract_if(.., |key, _| gone(key)).map(|(key, _)| key) {
+            views.remove(&ObjectKey::new(key.namespace(), key.name()));
+        }
+    }
 }
 
 /// Makes the Service by which pods find DNS, with the data-plane process behind it.

@@ -68,7 +68,7 @@ impl Drop for Line {
 type Reply = oneshot::Sender<Result<Applied, Arc<NetlinkError>>>;
 
 enum Command {
-    State(Box<NetState>, Reply),
+    State(Arc<NetState>, Reply),
     Exclude(String, Reply),
     Include(String),
 }
@@ -105,7 +105,7 @@ impl Feed {
     /// once the rules are in force. When that fails, it is tried again by itself until it succeeds or a newer state
     /// comes.
     pub async fn apply(&self, state: NetState) -> Result<Applied, NetError> {
-        self.ask(|reply| Command::State(Box::new(state), reply)).await
+        self.ask(|reply| Command::State(Arc::new(state), reply)).await
     }
 
     /// Stops leading new connections to the pod with this uid, as if the cluster knew already that it is ending; so it
@@ -156,7 +156,7 @@ struct Worker {
     changes: Socket,
     states: watch::Sender<Option<Arc<NetState>>>,
     unsupported: Arc<Mutex<BTreeMap<ObjectKey, Vec<String>>>>,
-    state: Option<Box<NetState>>,
+    state: Option<Arc<NetState>>,
     ending: BTreeSet<String>,
     waiting: Vec<Reply>,
     backoff: Backoff,
@@ -297,7 +297,10 @@ impl Worker {
     fn apply(&mut self) -> Due {
         // Before the first complete lists nothing is touched, and whoever asks waits for them.
         let Some(state) = &self.state else { return Due::Nothing };
-        let state = state.with_ending(&self.ending);
+        let state = match self.ending.is_empty() {
+            true => Arc::clone(state),
+            false => Arc::new(state.with_ending(&self.ending)),
+        };
         let rules = rule_set(&state, &self.facts);
         self.unsupported.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&rules.unsupported);
         let outcome = self.kernel.apply(&rules).map_err(Arc::new);
@@ -316,7 +319,7 @@ impl Worker {
             // A caller that has gone needs no answer.
             drop(reply.send(outcome.clone()));
         }
-        self.states.send_replace(Some(Arc::new(state)));
+        self.states.send_replace(Some(state));
         due
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{Backend, Choice, Frontend, Group, RuleSet, Target};
 use crate::names::fingerprint;
+use crate::netlink::route::octets;
 
 /// Grows when tables made by earlier releases must be replaced as a whole.
 const LAYOUT: u32 = 2;
@@ -94,48 +95,46 @@ pub(super) fn installed(rules: &RuleSet) -> Installed {
 }
 
 fn chains(rules: &RuleSet) -> BTreeMap<Chain, u64> {
-    let mut chains = BTreeMap::new();
-    for (frontend, target) in &rules.targets {
-        let facts = if target.inside.is_some() { digest_of_facts(rules) } else { 0 };
-        chains.insert(Chain { part: Part::Service, frontend: *frontend }, digest(target, facts));
-        if let Some(inside) = &target.inside {
-            chains.insert(Chain { part: Part::Inside, frontend: *frontend }, digest_of_choice(&target.origin, inside));
-        }
-    }
-    for (frontend, ranges) in &rules.guards {
-        let text = format!("{ranges:?}");
-        chains.insert(Chain { part: Part::Guard, frontend: *frontend }, fingerprint([text.as_bytes()]));
-    }
-    chains
+    let facts = digest_of_facts(rules);
+    let chain = |part: Part, frontend: &Frontend| Chain { part, frontend: *frontend };
+    let services = rules.targets.iter().map(|(frontend, target)| {
+        let facts = if target.inside.is_some() { facts } else { 0 };
+        (chain(Part::Service, frontend), digest(target, facts))
+    });
+    let insides = rules.targets.iter().filter_map(|(frontend, target)| {
+        let digest = digest_of_choice(&target.origin, target.inside.as_ref()?);
+        Some((chain(Part::Inside, frontend), digest))
+    });
+    let guards = rules
+        .guards
+        .iter()
+        .map(|(frontend, ranges)| (chain(Part::Guard, frontend), fingerprint([format!("{ranges:?}").as_bytes()])));
+    services.chain(insides).chain(guards).collect()
 }
 
 fn members(rules: &RuleSet) -> BTreeMap<Set, BTreeSet<Member>> {
     let mut members: BTreeMap<Set, BTreeSet<Member>> = BTreeMap::new();
-    let mut put = |set: Set, member: Member| {
-        members.entry(set).or_default().insert(member);
-    };
-    let of_node = |frontend: &Frontend, node: Set, other: Set| if frontend.is_of_node() { node } else { other };
-    for (frontend, target) in &rules.targets {
-        put(of_node(frontend, Set::NodePorts, Set::Frontends), Member::Frontend(*frontend));
-        for choice in std::iter::once(&target.choice).chain(&target.inside) {
-            for (affinity, backend) in choice
-                .affinity
-                .iter()
-                .flat_map(|affinity| choice.backends.iter().map(move |backend| (affinity, backend)))
-            {
-                put(Set::Affine, Member::Backend(affinity.group, *backend));
-            }
+    let mut put = |set: Set, all: &mut dyn Iterator<Item = Member>| {
+        let all: BTreeSet<Member> = all.collect();
+        if !all.is_empty() {
+            members.insert(set, all);
         }
-    }
-    for frontend in &rules.refused {
-        put(of_node(frontend, Set::RefusedNodePorts, Set::Refused), Member::Frontend(*frontend));
-    }
-    for frontend in &rules.dropped {
-        put(of_node(frontend, Set::DroppedNodePorts, Set::Dropped), Member::Frontend(*frontend));
-    }
-    rules.guards.keys().for_each(|frontend| put(Set::Guards, Member::Frontend(*frontend)));
-    rules.cluster_ips.iter().for_each(|address| put(Set::ClusterIps, Member::Address(*address)));
-    rules.hairpins.iter().for_each(|address| put(Set::Hairpins, Member::Address(*address)));
+    };
+    let mut split = |node: Set, other: Set, all: &mut dyn Iterator<Item = &Frontend>| {
+        let (of_node, others): (Vec<&Frontend>, Vec<&Frontend>) = all.partition(|frontend| frontend.is_of_node());
+        put(node, &mut of_node.into_iter().copied().map(Member::Frontend));
+        put(other, &mut others.into_iter().copied().map(Member::Frontend));
+    };
+    split(Set::NodePorts, Set::Frontends, &mut rules.targets.keys());
+    split(Set::RefusedNodePorts, Set::Refused, &mut rules.refused.iter());
+    split(Set::DroppedNodePorts, Set::Dropped, &mut rules.dropped.iter());
+    put(Set::Guards, &mut rules.guards.keys().copied().map(Member::Frontend));
+    put(Set::ClusterIps, &mut rules.cluster_ips.iter().copied().map(Member::Address));
+    put(Set::Hairpins, &mut rules.hairpins.iter().copied().map(Member::Address));
+    let choices = rules.targets.values().flat_map(|target| std::iter::once(&target.choice).chain(&target.inside));
+    let affine = choices.filter_map(|choice| Some((choice.affinity?.group, choice)));
+    let kept = affine.flat_map(|(group, choice)| choice.backends.iter().map(move |one| Member::Backend(group, *one)));
+    put(Set::Affine, &mut kept.into_iter());
     members
 }
 
@@ -158,16 +157,21 @@ pub(super) fn digest_of_facts(rules: &RuleSet) -> u64 {
 
 /// A digest of what a frontend's chain says; `facts` is that of the node's, where the chain depends on them.
 pub(super) fn digest(target: &Target, facts: u64) -> u64 {
-    let text = format!("{} {} {facts}", target.masquerade, target.inside.is_some());
-    fingerprint([text.as_bytes(), &digest_of_choice(&target.origin, &target.choice).to_be_bytes()])
+    let flags = [u8::from(target.masquerade), u8::from(target.inside.is_some())];
+    let choice = digest_of_choice(&target.origin, &target.choice);
+    fingerprint([&flags[..], &facts.to_be_bytes(), &choice.to_be_bytes()])
 }
 
 /// A digest of the rules that choose an endpoint.
 pub(super) fn digest_of_choice(origin: &str, choice: &Choice) -> u64 {
     let affinity = choice.affinity.map(|affinity| format!("{affinity:?}")).unwrap_or_default();
-    let backends: Vec<String> = choice.backends.iter().map(|(address, port)| format!("{address} {port}\n")).collect();
-    let head = [origin.as_bytes(), affinity.as_bytes()];
-    fingerprint(head.into_iter().chain(backends.iter().map(|text| text.as_bytes())))
+    // Bytes, not texts: this is done for every Service whenever one of them changes.
+    let mut backends = Vec::with_capacity(choice.backends.len() * 6);
+    for (address, port) in &choice.backends {
+        backends.extend_from_slice(&octets(*address));
+        backends.extend_from_slice(&port.to_be_bytes());
+    }
+    fingerprint([origin.as_bytes(), &[0], affinity.as_bytes(), &[0], &backends])
 }
 
 /// One change of our table.

@@ -2,10 +2,10 @@
 //!
 //! Upstream: `pkg/proxy/topology.go`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::input::{EndpointView, PortView, SliceView};
+use crate::input::{EndpointView, PortView, Protocol, SliceView};
 
 /// An endpoint's address and port.
 pub type Backend = (IpAddr, u16);
@@ -17,7 +17,7 @@ pub(super) struct Endpoints {
     pub(super) cluster: Vec<Backend>,
     /// For traffic that only this node's endpoints may serve.
     pub(super) local: Vec<Backend>,
-    /// Those that still answer what they were sent before, whether or not they get anything new.
+    /// Of UDP, those that still answer what they were sent before, whether or not they get anything new.
     pub(super) serving: BTreeSet<Backend>,
 }
 
@@ -36,14 +36,15 @@ impl Endpoints {
         let or_ending =
             |chosen: Vec<&Found>, rest: Vec<&Found>| backends(if chosen.is_empty() { rest } else { chosen });
         let near = ready.iter().copied().filter(|(_, endpoint)| topology.admits(endpoint, node, zone)).collect();
+        let talks = |(_, endpoint): &&Found| endpoint.ready || endpoint.serving;
+        let serving = match port.protocol {
+            Protocol::Udp => all.iter().filter(talks).map(|(backend, _)| *backend).collect(),
+            _ => BTreeSet::new(),
+        };
         Endpoints {
             cluster: or_ending(near, ending().collect()),
             local: or_ending(ready.iter().copied().filter(here).collect(), ending().filter(here).collect()),
-            serving: all
-                .iter()
-                .filter(|(_, endpoint)| endpoint.ready || endpoint.serving)
-                .map(|(found, _)| *found)
-                .collect(),
+            serving,
         }
     }
 }
@@ -52,19 +53,18 @@ type Found<'a> = (Backend, &'a EndpointView);
 
 /// Every endpoint once, in order; of two that claim one address, the ready one.
 fn gather<'a>(port: &PortView, slices: &[&'a SliceView]) -> Vec<Found<'a>> {
-    let mut found: BTreeMap<Backend, &EndpointView> = BTreeMap::new();
+    let mut found: Vec<Found<'a>> = Vec::new();
     for slice in slices {
         let matching = slice.ports.iter().find(|found| found.name == port.name && found.protocol == port.protocol);
         let Some(number) = matching.map(|matching| matching.port) else { continue };
         for endpoint in &slice.endpoints {
             let Some(address) = endpoint.address().filter(IpAddr::is_ipv4) else { continue };
-            let present = found.entry((address, number)).or_insert(endpoint);
-            if endpoint.ready && !present.ready {
-                *present = endpoint;
-            }
+            found.push(((address, number), endpoint));
         }
     }
-    found.into_iter().collect()
+    found.sort_by_key(|(backend, endpoint)| (*backend, !endpoint.ready));
+    found.dedup_by_key(|(backend, _)| *backend);
+    found
 }
 
 /// How far clients go for an endpoint, as the hints on endpoints say.
