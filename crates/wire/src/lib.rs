@@ -8,6 +8,7 @@ pub mod client;
 pub mod grpc;
 pub mod resolve;
 pub mod server;
+pub mod spdy;
 pub mod tls;
 pub mod websocket;
 
