@@ -17,6 +17,19 @@ pub struct ExecRequest {
     pub stdin: bool,
 }
 
+/// Which streams of a container's first process to join.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Whether the caller will write to the process.
+    pub stdin: bool,
+    /// Whether the caller wants its standard output, or its terminal's.
+    pub stdout: bool,
+    /// Whether the caller wants its standard error; there is none with a terminal.
+    pub stderr: bool,
+    /// Whether the container has a terminal.
+    pub tty: bool,
+}
+
 /// A stream in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -37,7 +50,8 @@ pub struct TerminalSize {
     pub height: u16,
 }
 
-/// A running exec. Dropping `exit` before it resolved kills the process.
+/// The streams of a process. Dropping `exit` before it resolved kills a process that was started for them, and leaves one
+/// that was only attached to.
 pub struct ExecSession {
     /// The process's standard input, when asked for; dropping it is the end of file.
     pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,

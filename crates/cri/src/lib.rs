@@ -23,7 +23,7 @@ pub use container::{
 };
 pub use error::{Error, PullFailure, Result};
 pub use event::{ContainerEvent, ContainerEventType, EventSender, Events, RuntimeEvent};
-pub use exec::{Duplex, ExecRequest, ExecSession, ExecSyncResponse, TerminalSize};
+pub use exec::{AttachRequest, Duplex, ExecRequest, ExecSession, ExecSyncResponse, TerminalSize};
 pub use image::{AuthConfig, FilesystemUsage, Image, ImageFsInfo, ImageSpec, ImageUser, PullImageRequest};
 pub use sandbox::{
     DnsConfig, LinuxPodSandboxConfig, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata,

@@ -7,7 +7,7 @@ use stdx::BoxFuture;
 use crate::container::{Container, ContainerConfig, ContainerFilter, ContainerStatus, LinuxContainerResources};
 use crate::error::Result;
 use crate::event::Events;
-use crate::exec::{Duplex, ExecRequest, ExecSession, ExecSyncResponse};
+use crate::exec::{AttachRequest, Duplex, ExecRequest, ExecSession, ExecSyncResponse};
 use crate::image::{Image, ImageFsInfo, ImageSpec, PullImageRequest};
 use crate::sandbox::{PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus};
 use crate::stats::{ContainerStats, PodSandboxStats};
@@ -93,6 +93,9 @@ pub trait RuntimeService: Send + Sync {
     ) -> BoxFuture<'a, Result<ExecSyncResponse>>;
     /// Runs a process in a container with streams.
     fn exec<'a>(&'a self, id: &'a str, request: ExecRequest) -> BoxFuture<'a, Result<ExecSession>>;
+    /// Joins the streams of a running container's first process, beside its log and whoever else is attached. The
+    /// session's exit code is 0, once the container has ended.
+    fn attach<'a>(&'a self, id: &'a str, request: AttachRequest) -> BoxFuture<'a, Result<ExecSession>>;
 
     /// A connection to a TCP port of a sandbox, as a process inside would make it to `localhost`.
     fn port_forward<'a>(&'a self, id: &'a str, port: u16) -> BoxFuture<'a, Result<Box<dyn Duplex>>>;

@@ -21,6 +21,15 @@ pub const CONTAINERS_MAX: usize = 512;
 /// The most processes that run by [`Op::Exec`] at once.
 pub const EXECS_MAX: usize = 256;
 
+/// With [`Op::Attach`]: the container's input is wanted.
+pub const ATTACH_STDIN: i32 = 1;
+/// With [`Op::Attach`]: the next file gets what the container writes to its standard output, or to its terminal.
+pub const ATTACH_STDOUT: i32 = 2;
+/// With [`Op::Attach`]: the next file gets what the container writes to its standard error.
+pub const ATTACH_STDERR: i32 = 4;
+/// The most copies of one output.
+pub const COPIES_MAX: usize = 64;
+
 choice! {
     /// What is asked.
     Op {
@@ -48,6 +57,9 @@ choice! {
         Socket = 9,
         /// Kills everything and ends; answered when all is dead.
         Shutdown = 10,
+        /// Joins a running container's standard streams, as the `ATTACH_` bits of `signal` say; comes with the ends of
+        /// pipes that get copies of its outputs. Answered with the terminal's other end, or with that of its input.
+        Attach = 11,
     }
 }
 

@@ -201,6 +201,8 @@ record! {
         tty: bool,
         /// The log file; empty writes none.
         log_path: String,
+        /// Whether standard input ends with the first one attached to it.
+        stdin_once: bool,
     }
 }
 

@@ -11,8 +11,8 @@ use crate::container::{
     ContainerTimes, LinuxContainerResources, LinuxContainerStatus,
 };
 use crate::error::{Error, Result};
-use crate::event::{ContainerEventType, Events};
-use crate::exec::{Duplex, ExecRequest, ExecSession, ExecSyncResponse};
+use crate::event::{ContainerEventType, Events, RuntimeEvent};
+use crate::exec::{AttachRequest, Duplex, ExecRequest, ExecSession, ExecSyncResponse};
 use crate::sandbox::{PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState, PodSandboxStatus};
 use crate::service::{RuntimeCondition, RuntimeService, RuntimeStatus, VersionResponse};
 use crate::stats::{ContainerStats, PodSandboxStats};
@@ -133,6 +133,35 @@ impl FakeRuntime {
         let stderr = (!request.tty).then(|| Box::new(std::io::Cursor::new(answer.stderr)) as Box<_>);
         let (resize, _) = tokio::sync::watch::channel(crate::exec::TerminalSize::default());
         Ok(ExecSession { stdin, stdout, stderr, resize, exit: Box::pin(async move { Ok(answer.exit_code) }) })
+    }
+
+    /// Joins a container that says nothing, until it ends.
+    async fn join(&self, id: &str, request: AttachRequest) -> Result<ExecSession> {
+        self.call("attach", id)?;
+        let mut events = self.events();
+        self.running_behavior(id)?;
+        let container = id.to_owned();
+        let exit = Box::pin(async move {
+            loop {
+                match events.next().await {
+                    Some(RuntimeEvent::Container(event))
+                        if event.container_id == container && event.event_type == ContainerEventType::Stopped =>
+                    {
+                        return Ok(0);
+                    }
+                    Some(_) => {}
+                    None => return Err(Error::Unavailable("the runtime is gone".into())),
+                }
+            }
+        });
+        let (resize, _) = tokio::sync::watch::channel(crate::exec::TerminalSize::default());
+        Ok(ExecSession {
+            stdin: request.stdin.then(|| Box::new(tokio::io::sink()) as Box<_>),
+            stdout: Box::new(tokio::io::empty()),
+            stderr: (request.stderr && !request.tty).then(|| Box::new(tokio::io::empty()) as Box<_>),
+            resize,
+            exit,
+        })
     }
 
     fn statuses(&self, filter: &ContainerFilter) -> Vec<ContainerStatus> {
@@ -282,6 +311,10 @@ impl RuntimeService for FakeRuntime {
 
     fn exec<'a>(&'a self, id: &'a str, request: ExecRequest) -> BoxFuture<'a, Result<ExecSession>> {
         Box::pin(self.open_exec(id, request))
+    }
+
+    fn attach<'a>(&'a self, id: &'a str, request: AttachRequest) -> BoxFuture<'a, Result<ExecSession>> {
+        Box::pin(self.join(id, request))
     }
 
     fn port_forward<'a>(&'a self, id: &'a str, port: u16) -> BoxFuture<'a, Result<Box<dyn Duplex>>> {

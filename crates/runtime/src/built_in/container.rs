@@ -449,7 +449,7 @@ impl Inner {
 
 impl Container {
     /// Resolves when it has ended.
-    async fn ended(&self) {
+    pub(super) async fn ended(&self) {
         let mut report = self.report.subscribe();
         let ended = |report: &Option<Report>| has_ended(report) || lock(&self.record).ending.is_some();
         // The sender lives as long as `self`.

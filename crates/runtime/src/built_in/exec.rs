@@ -5,8 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cri::{ContainerState, Duplex, Error, ExecRequest, ExecSession, ExecSyncResponse, Result, TerminalSize};
+use cri::{
+    AttachRequest, ContainerState, Duplex, Error, ExecRequest, ExecSession, ExecSyncResponse, Result, TerminalSize,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
+use shim::message::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT};
 use shim::spec::ProcessSpec;
 use shim::wire::Wire;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -15,7 +18,7 @@ use tokio::sync::watch;
 
 use super::container::read_spec;
 use super::terminal::Terminal;
-use super::{Container, Inner, call_failed, failed};
+use super::{Container, Inner, call_failed, failed, lock};
 use crate::supervisor::{CallError, Process};
 
 /// The most that is collected of one stream, as upstream.
@@ -97,6 +100,40 @@ impl Inner {
         Ok(ExecSession { stdin, stdout, stderr, resize, exit })
     }
 
+    /// Joins the streams of a container's first process.
+    pub(super) async fn attach(self: Arc<Self>, id: &str, request: AttachRequest) -> Result<ExecSession> {
+        let container = self.container(id)?;
+        if container.status().state != ContainerState::Running {
+            return Err(Error::FailedPrecondition(format!("container {id:?} is not in running state")));
+        }
+        let tty = lock(&container.record).config.terminal.tty;
+        let (stdout, their_output) = output().map_err(failed("make pipe"))?;
+        let (stderr, their_error) = output().map_err(failed("make pipe"))?;
+        let with_error = request.stderr && !tty;
+        let bits = [(request.stdin, ATTACH_STDIN), (request.stdout, ATTACH_STDOUT), (with_error, ATTACH_STDERR)];
+        let wanted = bits.iter().filter(|(wanted, _)| *wanted).fold(0, |bits, (_, bit)| bits | bit);
+        let files = [(request.stdout, &their_output), (with_error, &their_error)];
+        let files: Vec<_> = files.iter().filter(|(wanted, _)| *wanted).map(|(_, file)| file.as_fd()).collect();
+        let supervisor = container.sandbox.supervisor("attach")?;
+        let input = supervisor.attach(id, wanted, &files).await.map_err(call_failed("attach"))?;
+        let (resize, sizes) = watch::channel(TerminalSize::default());
+        let stdin: Option<Box<dyn AsyncWrite + Send + Unpin>> = match input {
+            Some(file) if tty => {
+                let terminal = Terminal::new(file).map_err(failed("open terminal"))?;
+                self.tasks.spawn("terminal size", follow_size(terminal.clone(), sizes));
+                request.stdin.then(|| Box::new(terminal) as Box<_>)
+            }
+            Some(file) => Some(Box::new(pipe::Sender::from_owned_fd(file).map_err(failed("open input"))?)),
+            None => None,
+        };
+        let exit = Box::pin(async move {
+            container.ended().await;
+            Ok(0)
+        });
+        let stderr = with_error.then(|| Box::new(stderr) as Box<_>);
+        Ok(ExecSession { stdin, stdout: Box::new(stdout), stderr, resize, exit })
+    }
+
     /// Runs a process and collects its output.
     pub(super) async fn exec_sync(
         self: Arc<Self>,
@@ -126,18 +163,28 @@ impl Inner {
     pub(super) async fn forward(&self, id: &str, port: u16) -> Result<Box<dyn Duplex>> {
         let sandbox = self.sandbox(id)?;
         let supervisor = sandbox.supervisor("port forward")?;
-        let mut refused = None;
-        for (family, address) in [(libc::AF_INET, "127.0.0.1"), (libc::AF_INET6, "::1")] {
+        let mut refused = Vec::new();
+        for (family, address, word) in [(libc::AF_INET, "127.0.0.1", "4"), (libc::AF_INET6, "::1", "6")] {
             let socket = supervisor.socket(family).await.map_err(call_failed("port forward"))?;
             let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
             let address = std::net::SocketAddr::new(address.parse().expect("a constant address"), port);
             match socket.connect(address).await {
                 Ok(stream) => return Ok(Box::new(stream)),
-                Err(error) => refused = refused.or(Some(error)),
+                Err(error) => refused.push(format!("IPv{word}: dial tcp{word} {address}: {}", dial_error(&error))),
             }
         }
-        let cause = refused.map(|error| error.to_string()).unwrap_or_default();
-        Err(Error::Unavailable(format!("failed to connect to localhost:{port} inside namespace {id:?}: {cause}")))
+        // In containerd's words, which users know.
+        let causes = refused.join(" ");
+        Err(Error::Unavailable(format!("failed to connect to localhost:{port} inside namespace {id:?}, {causes}")))
+    }
+}
+
+/// A failed connect as Go words it.
+fn dial_error(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        _ => format!("connect: {error}"),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use cri::{
-    Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatus, Duplex, Events, ExecRequest,
-    ExecSession, ExecSyncResponse, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeService, RuntimeStatus, VersionResponse,
+    AttachRequest, Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatus, Duplex, Events,
+    ExecRequest, ExecSession, ExecSyncResponse, LinuxContainerResources, PodSandbox, PodSandboxConfig,
+    PodSandboxFilter, PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeService, RuntimeStatus,
+    VersionResponse,
 };
 use stdx::BoxFuture;
 
@@ -148,6 +149,10 @@ impl RuntimeService for BuiltIn {
 
     fn exec<'a>(&'a self, id: &'a str, request: ExecRequest) -> BoxFuture<'a, Result<ExecSession>> {
         Box::pin(self.inner.clone().exec(id, request))
+    }
+
+    fn attach<'a>(&'a self, id: &'a str, request: AttachRequest) -> BoxFuture<'a, Result<ExecSession>> {
+        Box::pin(self.inner.clone().attach(id, request))
     }
 
     fn port_forward<'a>(&'a self, id: &'a str, port: u16) -> BoxFuture<'a, Result<Box<dyn Duplex>>> {

@@ -74,7 +74,12 @@ pub(crate) fn container(config: &ContainerConfig, prepared: Prepared<'_>) -> cri
         },
         pid_target: prepared.pid_target.unwrap_or_default(),
         cgroup: prepared.cgroup,
-        io: IoSpec { stdin: config.terminal.stdin, tty: config.terminal.tty, log_path: prepared.log_path },
+        io: IoSpec {
+            stdin: config.terminal.stdin,
+            tty: config.terminal.tty,
+            log_path: prepared.log_path,
+            stdin_once: config.terminal.stdin_once,
+        },
     })
 }
 

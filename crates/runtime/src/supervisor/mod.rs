@@ -169,6 +169,20 @@ impl Supervisor {
         self.simple(Op::ReopenLog, container, 0).await.map(drop)
     }
 
+    /// Joins a container's streams, as the `ATTACH_` bits say; `files` get copies of its outputs. Answers its terminal, or
+    /// the end of its input.
+    pub(crate) async fn attach(
+        &self,
+        container: &str,
+        wanted: i32,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<Option<OwnedFd>, CallError> {
+        let container = container.to_owned();
+        let request = Request { op: Op::Attach, container, signal: wanted, ..Request::default() };
+        let (_, files) = self.call(request, files).await?;
+        Ok(files.into_iter().next())
+    }
+
     /// A new TCP socket of the sandbox's network.
     pub(crate) async fn socket(&self, family: i32) -> Result<OwnedFd, CallError> {
         let request = Request { op: Op::Socket, signal: family, ..Request::default() };

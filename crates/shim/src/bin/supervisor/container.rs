@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use shim::VERSION;
 use shim::line::{Lines, Stream};
-use shim::message::{REPORT, Report, State};
+use shim::message::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, COPIES_MAX, REPORT, Report, State};
 use shim::spec::{CgroupSpec, ContainerSpec, LogLimits, PidMode};
 use shim::wire::Wire;
 
@@ -25,12 +25,63 @@ pub(crate) type Asker = (u32, u64);
 pub(crate) struct Output {
     file: Fd,
     lines: Lines,
+    stream: Stream,
+    /// Those who are attached to it.
+    pub(crate) copies: Vec<Copy>,
 }
 
 impl Output {
-    /// What to wait for.
+    fn new(file: Fd, stream: Stream) -> Output {
+        Output { file, lines: Lines::new(stream), stream, copies: Vec::new() }
+    }
+
+    /// What to wait for; nothing while somebody attached has not taken what was read last. The container stands still
+    /// then, as with upstream's runtimes: whoever is attached loses nothing.
+    pub(crate) fn raw(&self) -> Option<i32> {
+        let held_up = self.copies.iter().any(Copy::is_behind);
+        (!held_up).then_some(self.file.raw())
+    }
+
+    /// Hands `bytes` to everybody attached; who is gone is forgotten.
+    fn copy(&mut self, bytes: &[u8]) {
+        self.copies.retain_mut(|copy| {
+            copy.pending.extend_from_slice(bytes);
+            copy.push()
+        });
+    }
+}
+
+/// The end of a pipe to somebody who is attached.
+pub(crate) struct Copy {
+    file: Fd,
+    /// What was read and not taken yet: no more than one read while the output goes on, a pipe's content at its end.
+    pending: Vec<u8>,
+}
+
+impl Copy {
+    /// What to wait for; an error there says that nobody reads any more.
     pub(crate) fn raw(&self) -> i32 {
         self.file.raw()
+    }
+
+    /// Whether something waits to be taken.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Hands on what can be taken now; false when nobody is there any more.
+    fn push(&mut self) -> bool {
+        while !self.pending.is_empty() {
+            match sys::write(self.file.raw(), &self.pending) {
+                Ok(length) => drop(self.pending.drain(..length)),
+                Err(Errno(libc::EINTR)) => {}
+                Err(Errno(libc::EAGAIN)) => return true,
+                Err(_) => return false,
+            }
+        }
+        // An idle container keeps no buffer.
+        self.pending = Vec::new();
+        true
     }
 }
 
@@ -48,6 +99,10 @@ pub(crate) struct Container {
     pub(crate) outputs: Vec<Output>,
     /// The other end of its standard input, kept so that the input does not end.
     stdin: Option<Fd>,
+    stdin_once: bool,
+    tty: bool,
+    /// Copies of outputs that have ended, until they are taken.
+    pub(crate) leaving: Vec<Copy>,
     log: Option<LogFile>,
     /// Whether its other processes end with the first one by the kernel's doing.
     own_pids: bool,
@@ -74,7 +129,7 @@ fn streams(spec: &ContainerSpec) -> Result<Streams, String> {
     let mut output = |stream| {
         let (ours, theirs) = sys::pipe().during(|| "make pipe".into())?;
         sys::set_nonblocking(ours.raw()).during(|| "make pipe".into())?;
-        outputs.push(Output { file: ours, lines: Lines::new(stream) });
+        outputs.push(Output::new(ours, stream));
         Ok::<Fd, String>(theirs)
     };
     let (stdout, stderr) = (output(Stream::Stdout)?, output(Stream::Stderr)?);
@@ -113,6 +168,9 @@ impl Container {
             asker: None,
             outputs: streams.outputs,
             stdin: streams.stdin,
+            stdin_once: spec.io.stdin_once,
+            tty: spec.io.tty,
+            leaving: Vec::new(),
             log,
             own_pids: spec.pid == PidMode::Own,
             folder: id.to_string(),
@@ -122,7 +180,7 @@ impl Container {
     /// Takes over the terminal that the container's first process made.
     pub(crate) fn adopt_terminal(&mut self, terminal: Fd) {
         drop(sys::set_nonblocking(terminal.raw()));
-        self.outputs.push(Output { file: terminal, lines: Lines::new(Stream::Stdout) });
+        self.outputs.push(Output::new(terminal, Stream::Stdout));
     }
 
     /// Opens the gate.
@@ -144,7 +202,7 @@ impl Container {
     /// Reads from output `index`; it is forgotten when it has ended.
     pub(crate) fn read_output(&mut self, index: usize) {
         for _ in 0..READS_IN_TURN {
-            if !self.read_once(index) {
+            if self.outputs.get(index).is_none_or(|output| output.raw().is_none()) || !self.read_once(index) {
                 return;
             }
         }
@@ -160,13 +218,15 @@ impl Container {
         let more = match sys::read(output.file.raw(), &mut buffer) {
             Ok(length) if length > 0 => {
                 output.lines.push(&buffer[..length], now, &mut text);
+                output.copy(&buffer[..length]);
                 true
             }
             Err(Errno(libc::EAGAIN | libc::EINTR)) => false,
             // The end; a terminal's is an error.
             Ok(_) | Err(_) => {
                 output.lines.finish(now, &mut text);
-                drop(self.outputs.remove(index));
+                let ended = self.outputs.remove(index);
+                self.leaving.extend(ended.copies.into_iter().filter(Copy::is_behind));
                 false
             }
         };
@@ -176,6 +236,52 @@ impl Container {
             log.append(&text, now);
         }
         more
+    }
+
+    /// Joins the standard streams as `wanted` says; `files` get copies of the outputs. What is handed back is for the asker:
+    /// the terminal, or the input, which ends with it when it is to end with the first one attached.
+    pub(crate) fn attach(&mut self, wanted: i32, files: Vec<Fd>) -> Result<Option<Fd>, String> {
+        if self.report.state != State::Running {
+            return Err("container is not in running state".into());
+        }
+        let mut files = files.into_iter();
+        for (bit, stream) in [(ATTACH_STDOUT, Stream::Stdout), (ATTACH_STDERR, Stream::Stderr)] {
+            if wanted & bit == 0 {
+                continue;
+            }
+            let file = files.next().ok_or("a pipe is missing")?;
+            sys::set_nonblocking(file.raw()).during(|| "prepare pipe".into())?;
+            // One that has ended has no more to say: then the pipe ends at once.
+            if let Some(output) = self.outputs.iter_mut().find(|output| output.stream == stream) {
+                if output.copies.len() >= COPIES_MAX {
+                    return Err("too many are attached".into());
+                }
+                output.copies.push(Copy { file, pending: Vec::new() });
+            }
+        }
+        let duplicate = |file: &Fd| sys::dup_above(file.raw(), 3).during(|| "hand out input".into()).map(Some);
+        match &self.stdin {
+            _ if self.tty => self.outputs.first().map_or(Ok(None), |output| duplicate(&output.file)),
+            Some(_) if wanted & ATTACH_STDIN != 0 && self.stdin_once => Ok(self.stdin.take()),
+            Some(stdin) if wanted & ATTACH_STDIN != 0 => duplicate(stdin),
+            _ => Ok(None),
+        }
+    }
+
+    /// Somebody attached can take more, or is gone.
+    pub(crate) fn push_copy(&mut self, output: usize, copy: usize) {
+        let Some(output) = self.outputs.get_mut(output) else { return };
+        if output.copies.get_mut(copy).is_some_and(|copy| !copy.push()) {
+            drop(output.copies.remove(copy));
+        }
+    }
+
+    /// The same for what has ended.
+    pub(crate) fn push_leaving(&mut self, index: usize) {
+        let Some(copy) = self.leaving.get_mut(index) else { return };
+        if !copy.push() || !copy.is_behind() {
+            drop(self.leaving.remove(index));
+        }
     }
 
     /// Opens the log file anew.
@@ -198,6 +304,7 @@ impl Container {
             if let Some(mut output) = (!self.outputs.is_empty()).then(|| self.outputs.remove(0)) {
                 let (mut text, now) = (Vec::new(), sys::now());
                 output.lines.finish(now, &mut text);
+                self.leaving.extend(output.copies.into_iter().filter(Copy::is_behind));
                 if let Some(log) = self.log.as_mut().filter(|_| !text.is_empty()) {
                     log.append(&text, now);
                 }

@@ -95,6 +95,8 @@ enum Source {
     Sync(String),
     ExecSync(i32),
     Output(String, usize),
+    Copy(String, usize, usize),
+    Leaving(String, usize),
 }
 
 /// A pod's supervisor.
@@ -135,6 +137,7 @@ impl Supervisor {
                 continue;
             }
             // Outputs of one container are numbered: the last first, so that the end of one does not renumber others.
+            // They come before what adds to them: a request, or the end of a process.
             for (source, _) in sources.into_iter().zip(&entries).rev().filter(|(_, entry)| entry.revents != 0) {
                 self.apply(source);
             }
@@ -148,10 +151,11 @@ impl Supervisor {
 
     fn entries(&self) -> (Vec<Source>, Vec<libc::pollfd>) {
         let (mut sources, mut entries) = (Vec::new(), Vec::new());
-        let mut add = |file: i32, source: Source| {
-            entries.push(libc::pollfd { fd: file, events: libc::POLLIN, revents: 0 });
+        let mut add_for = |events: i16, file: i32, source: Source| {
+            entries.push(libc::pollfd { fd: file, events, revents: 0 });
             sources.push(source);
         };
+        let mut add = |file: i32, source: Source| add_for(libc::POLLIN, file, source);
         add(self.children.raw(), Source::Children);
         add(self.listener.raw(), Source::Listener);
         for (number, file) in &self.connections {
@@ -161,13 +165,24 @@ impl Supervisor {
             if let Some(sync) = &container.sync {
                 add(sync.raw(), Source::Sync(id.clone()));
             }
-            for (index, output) in container.outputs.iter().enumerate() {
-                add(output.raw(), Source::Output(id.clone(), index));
-            }
         }
         for exec in &self.execs {
             if let Some(sync) = &exec.sync {
                 add(sync.raw(), Source::ExecSync(exec.pid));
+            }
+        }
+        for (id, container) in &self.containers {
+            for (index, output) in container.outputs.iter().enumerate() {
+                if let Some(file) = output.raw() {
+                    add_for(libc::POLLIN, file, Source::Output(id.clone(), index));
+                }
+                for (number, copy) in output.copies.iter().enumerate() {
+                    let events = if copy.is_behind() { libc::POLLOUT } else { 0 };
+                    add_for(events, copy.raw(), Source::Copy(id.clone(), index, number));
+                }
+            }
+            for (index, copy) in container.leaving.iter().enumerate() {
+                add_for(libc::POLLOUT, copy.raw(), Source::Leaving(id.clone(), index));
             }
         }
         (sources, entries)
@@ -183,6 +198,16 @@ impl Supervisor {
             Source::Output(id, index) => {
                 if let Some(container) = self.containers.get_mut(&id) {
                     container.read_output(index);
+                }
+            }
+            Source::Copy(id, output, copy) => {
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.push_copy(output, copy);
+                }
+            }
+            Source::Leaving(id, index) => {
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.push_leaving(index);
                 }
             }
         }
@@ -274,6 +299,7 @@ impl Supervisor {
                 }
                 Err(error) => self.reply(asker, Kind::Failed, error.to_string()),
             },
+            Op::Attach => self.attach(asker, &request, files),
             Op::Shutdown => self.shut_down(asker),
             Op::Start | Op::Signal | Op::KillAll | Op::Delete | Op::ReopenLog => self.answer_one(asker, &request),
         }
@@ -317,6 +343,20 @@ impl Supervisor {
             _ => Ok(()),
         };
         self.reply_outcome(asker, outcome);
+    }
+
+    fn attach(&mut self, asker: Asker, request: &Request, files: Vec<Fd>) {
+        let Some(container) = self.containers.get_mut(&request.container) else {
+            return self.reply(asker, Kind::Missing, String::new());
+        };
+        match container.attach(request.signal, files) {
+            Ok(input) => {
+                let reply = Reply { id: request.id, version: VERSION, ..Reply::default() };
+                let files: Vec<i32> = input.iter().map(Fd::raw).collect();
+                self.send(asker.0, &reply, &files);
+            }
+            Err(text) => self.reply(asker, Kind::Failed, text),
+        }
     }
 
     fn create(&mut self, asker: Asker, id: &str, files: Vec<Fd>) -> Result<(), String> {
