@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::status::Status;
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderValue};
 use pki::Claims;
 use pki::identity::ClientVerifier;
 use stdx::Mono;
@@ -106,6 +108,36 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
     let token = token.trim_start();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// How a browser's WebSocket, which can send no header of its own, sends a token: as a sub-protocol.
+const WEBSOCKET_BEARER: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Makes a WebSocket's token a bearer token like any other, so that nothing further on sees it.
+/// Upstream: `k8s.io/apiserver/pkg/authentication/request/websocket/protocol.go`.
+pub(crate) fn take_websocket_token(headers: &mut HeaderMap) -> Outcome<()> {
+    let is_handshake = headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if !is_handshake {
+        return Ok(());
+    }
+    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered = offered.flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty());
+    let (tokens, others): (Vec<&str>, Vec<&str>) = offered.partition(|offer| offer.starts_with(WEBSOCKET_BEARER));
+    let Some((token, more)) = tokens.split_first() else { return Ok(()) };
+    let token = URL_SAFE_NO_PAD.decode(&token[WEBSOCKET_BEARER.len()..]).ok();
+    let header =
+        token.and_then(|token| HeaderValue::try_from(format!("Bearer {}", String::from_utf8(token).ok()?)).ok());
+    let kept = HeaderValue::from_str(&others.join(", "));
+    // More than one is ambiguous, and a server must answer one of those that are left.
+    let (Some(mut header), true, false, Ok(kept)) = (header, more.is_empty(), others.is_empty(), kept) else {
+        return Err(Status::unauthorized().into());
+    };
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
+    if !headers.contains_key(AUTHORIZATION) {
+        header.set_sensitive(true);
+        headers.insert(AUTHORIZATION, header);
+    }
+    Ok(())
 }
 
 /// The user that a service account's token stands for. Upstream: `pkg/serviceaccount/util.go`.
@@ -234,6 +266,36 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("impersonate-group", "system:masters".parse().expect("a header"));
         assert_eq!(Impersonation::read(&headers).expect_err("no user").code(), 500);
+    }
+
+    #[test]
+    fn a_token_among_sub_protocols_is_taken_out_and_counts() {
+        let check = |offers: &[&str], expected: Result<(Option<&str>, &str), u16>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(UPGRADE, "websocket".parse().expect("a header"));
+            for offer in offers {
+                headers.append(SEC_WEBSOCKET_PROTOCOL, offer.parse().expect("a header"));
+            }
+            let taken = take_websocket_token(&mut headers).map_err(|refusal| refusal.code());
+            let left: Vec<_> =
+                headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().map(|value| value.to_str().expect("text")).collect();
+            let found = taken.map(|()| (bearer(&headers), left.join("; ")));
+            assert_eq!(
+                found.as_ref().map(|(token, left)| (*token, left.as_str())),
+                expected.as_ref().map(|(t, l)| (*t, *l)),
+                "{offers:?}"
+            );
+        };
+        let token = "base64url.bearer.authorization.k8s.io.YWJj";
+        check(&["v5.channel.k8s.io", token], Ok((Some("abc"), "v5.channel.k8s.io")));
+        check(
+            &[&format!("v5.channel.k8s.io, {token}, v4.channel.k8s.io")],
+            Ok((Some("abc"), "v5.channel.k8s.io, v4.channel.k8s.io")),
+        );
+        check(&["v5.channel.k8s.io"], Ok((None, "v5.channel.k8s.io")));
+        check(&[token], Err(401));
+        check(&[token, token, "v5.channel.k8s.io"], Err(401));
+        check(&["base64url.bearer.authorization.k8s.io.!", "v5.channel.k8s.io"], Err(401));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, Response};
 use wire::{Body, BodyError, ConnectionInfo};
 
 use crate::answer::{self, Answer};
-use crate::authn::Impersonation;
+use crate::authn::{self, Impersonation};
 use crate::authz::{self, Attributes, Decision};
 use crate::refusal::{Outcome, Refusal};
 use crate::request::{Query, RequestInfo};
@@ -57,14 +57,13 @@ impl Warnings {
 
 impl ApiServer {
     /// Answers a request that came over a connection.
-    pub async fn handle(self: &Arc<Self>, request: Request<Body>, connection: &ConnectionInfo) -> Response<Body> {
+    pub async fn handle(self: &Arc<Self>, mut request: Request<Body>, connection: &ConnectionInfo) -> Response<Body> {
         let started = stdx::mono();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let what = RequestInfo::new(request.method(), request.uri().path(), &query);
         let measured = (what.clone(), request.method().clone());
-        let who = self
-            .authentication
-            .user(request.headers(), connection, &self.tokens, &self.cache)
+        let who = authn::take_websocket_token(request.headers_mut())
+            .and_then(|()| self.authentication.user(request.headers(), connection, &self.tokens, &self.cache))
             .and_then(|who| self.impersonated(who, request.headers()));
         let response = match who {
             Ok(who) => self.respond(request, what, query, who).await,

@@ -3,6 +3,7 @@
 pub(crate) mod binding;
 pub(crate) mod connect;
 pub(crate) mod eviction;
+pub(crate) mod proxy;
 pub(crate) mod scale;
 pub(crate) mod token;
 

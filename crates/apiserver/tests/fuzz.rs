@@ -449,6 +449,9 @@ const DOCUMENTED: &[&str] = &[
     "requested impersonation without impersonating a user",
     "resourceVersion should not be set on objects to be created",
     "error dialing backend",
+    "error trying to reach service",
+    "no endpoints available for service",
+    "no service port",
 ];
 
 async fn check(world: &World, asked: &Asked) {

@@ -14,10 +14,10 @@ use reconcile::{Caches, NodeRanges, Runner, WantedCertificate};
 use stdx::TaskTree;
 use store::disk::Real;
 use store::{Embedded, Options};
-use wire::tls::{CertificateSlot, ClientCertificates, ServerTls, certified_key};
+use wire::tls::{CertificateSlot, CertifiedKey, ClientCertificates, ServerTls, certified_key};
 use wire::{Limits, Listener};
 
-use crate::dialer::LocalNode;
+use crate::dialer::Direct;
 use crate::machine::{ISSUER, Settings};
 use crate::paths::Paths;
 
@@ -35,12 +35,17 @@ pub struct ControlPlane {
     pub authority_pem: String,
     authority: Arc<Authority>,
     node_ranges: NodeRanges,
+    /// What the agent of this machine shows.
+    pub agent_serving: CertificateSlot,
 }
 
 /// Everything that proves somebody.
 struct Keys {
     authority: Arc<Authority>,
     serving: CertificateSlot,
+    agent_serving: CertificateSlot,
+    /// What the API server shows to agents.
+    to_agents: CertificateSlot,
     files: Files,
 }
 
@@ -53,7 +58,7 @@ impl ControlPlane {
         let advertise = SocketAddr::new(settings.gateway, settings.port);
         let config = Config {
             store: Arc::new(store.clone()),
-            dialer: Arc::new(LocalNode::new(&settings.node_name, &paths.agent_socket())),
+            dialer: Arc::new(Direct::new(keys.authority.certificate_pem(), keys.to_agents.clone())?),
             authentication: Authentication {
                 certificates: Some(ClientVerifier::new(keys.authority.certificate_pem())?),
                 anonymous: true,
@@ -70,11 +75,13 @@ impl ControlPlane {
         listen(&server, &keys, settings, tasks).await?;
         let authority_pem = keys.authority.certificate_pem().to_owned();
         let authority = keys.authority.clone();
+        let agent_serving = keys.agent_serving.clone();
         tasks.spawn("renewal", renew(keys, paths.clone(), settings.clone()));
         let informers =
             Client::new(server.in_process(User::new("system:kube-controller-manager", &[])), "kube-controller-manager");
         let caches = Caches::new(informers, tasks.clone());
-        Ok(ControlPlane { server, store, caches, authority_pem, authority, node_ranges: node_ranges(settings)? })
+        let node_ranges = node_ranges(settings)?;
+        Ok(ControlPlane { server, store, caches, authority_pem, authority, node_ranges, agent_serving })
     }
 
     /// A client that may do everything, for what the binary itself does.
@@ -195,10 +202,11 @@ impl Keys {
     fn open(paths: &Paths, settings: &Settings) -> anyhow::Result<Keys> {
         let files = Files::open(&paths.pki())?;
         let authority = Arc::new(files.authority("ca", "kubernetes", stdx::wall())?);
-        let signed = serving(&files, &authority, settings)?;
-        let serving =
-            CertificateSlot::new(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);
-        let keys = Keys { authority, serving, files };
+        let slot = |signed: Signed| anyhow::Ok(CertificateSlot::new(certified(&signed)?));
+        let serving = slot(serving(&files, &authority, settings)?)?;
+        let agent_serving = slot(self::agent_serving(&files, &authority, settings)?)?;
+        let to_agents = slot(to_agents(&files, &authority)?)?;
+        let keys = Keys { authority, serving, agent_serving, to_agents, files };
         keys.write_kubeconfig(paths, settings)?;
         Ok(keys)
     }
@@ -229,13 +237,34 @@ fn serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow:
     Ok(files.signed("apiserver", authority, "kube-apiserver", &purpose, stdx::wall())?)
 }
 
+/// What this machine's agent shows: its node's name and every address it listens on.
+fn agent_serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow::Result<Signed> {
+    let mut addresses: Vec<std::net::IpAddr> = settings.agent_listen.iter().map(SocketAddr::ip).collect();
+    addresses.retain(|address| !address.is_unspecified());
+    let purpose = Purpose::Server { names: vec![settings.node_name.clone()], addresses };
+    let user = format!("system:node:{}", settings.node_name);
+    Ok(files.signed("kubelet", authority, &user, &purpose, stdx::wall())?)
+}
+
+/// What the API server shows to agents. Name and group are kubeadm's.
+fn to_agents(files: &Files, authority: &Authority) -> anyhow::Result<Signed> {
+    let purpose = Purpose::Client { organization: Some(crate::roles::ADMINS.into()) };
+    let name = "kube-apiserver-kubelet-client";
+    Ok(files.signed("apiserver-kubelet-client", authority, name, &purpose, stdx::wall())?)
+}
+
+fn certified(signed: &Signed) -> anyhow::Result<Arc<CertifiedKey>> {
+    Ok(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?)
+}
+
 /// Renews certificates when they are due, without a restart.
 async fn renew(keys: Keys, paths: Paths, settings: Settings) {
     loop {
         stdx::sleep(RENEWAL_LOOK).await;
         let renewed = || -> anyhow::Result<()> {
-            let signed = serving(&keys.files, &keys.authority, &settings)?;
-            keys.serving.replace(certified_key(signed.certificate_pem.as_bytes(), signed.key_pem.as_bytes())?);
+            keys.serving.replace(certified(&serving(&keys.files, &keys.authority, &settings)?)?);
+            keys.agent_serving.replace(certified(&agent_serving(&keys.files, &keys.authority, &settings)?)?);
+            keys.to_agents.replace(certified(&to_agents(&keys.files, &keys.authority)?)?);
             keys.write_kubeconfig(&paths, &settings)
         };
         if let Err(error) = renewed() {

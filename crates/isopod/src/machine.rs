@@ -30,6 +30,8 @@ pub struct Settings {
     pub port: u16,
     /// Where the API is served.
     pub listen: Vec<SocketAddr>,
+    /// Where the agent answers.
+    pub agent_listen: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -73,6 +75,7 @@ impl Settings {
             dns_address,
             port: up.port,
             listen: listen_addresses(gateway, up.port, &up.bind),
+            agent_listen: listen_addresses(gateway, node::server::PORT, &up.bind),
         })
     }
 }

@@ -108,10 +108,6 @@ impl Paths {
         self.data.join("log/pods")
     }
 
-    pub fn agent_socket(&self) -> PathBuf {
-        self.run.join("agent.sock")
-    }
-
     pub fn dataplane_socket(&self) -> PathBuf {
         self.run.join("dataplane.sock")
     }

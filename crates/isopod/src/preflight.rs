@@ -33,7 +33,7 @@ pub fn missing(settings: &Settings, holder: Option<i32>) -> Vec<String> {
     if let Err(why) = cgroup_controllers() {
         missing.push(why);
     }
-    for address in &settings.listen {
+    for address in settings.listen.iter().chain(&settings.agent_listen) {
         // The node's own address in the pod network may not be there before the first start.
         if let Err(error) = TcpListener::bind(address)
             && error.kind() != std::io::ErrorKind::AddrNotAvailable

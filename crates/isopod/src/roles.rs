@@ -4,6 +4,10 @@ use anyhow::Context as _;
 use client::{Client, PatchKind, Target};
 use serde_json::{Value, json};
 
+/// The group of those who administer a cluster by certificates that kubeadm's like make; bound as kubeadm binds it, so that
+/// it can be unbound, other than `system:masters`.
+pub const ADMINS: &str = "kubeadm:cluster-admins";
+
 const NAME: &str = "isopod:controllers";
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -107,7 +111,12 @@ pub async fn ensure_bootstrap(client: &Client) -> anyhow::Result<()> {
     {
         public(client, name, verb, &subject).await.with_context(|| format!("make the role {name}"))?;
     }
-    Ok(())
+    let binding = json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": ADMINS},
+        "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "Group", "apiGroup": GROUP, "name": ADMINS}],
+    });
+    put(client, "clusterrolebindings", ADMINS, &binding).await.context("bind the administrators")
 }
 
 /// Lets somebody get or change what tells machines whom to trust.

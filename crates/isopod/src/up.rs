@@ -18,14 +18,18 @@ use node::cgroup::Cgroups;
 use node::pod::create::NodeFacts;
 use node::register::{Machine, Registration};
 use node::reserve::{self, Reserved};
+use node::server::Server;
+use node::server::gate::{Asker, Certificates, Gate};
 use node::static_pods::Source;
 use node::volume::Roots;
 use node::{Agent, Options, evict};
+use pki::identity::ClientVerifier;
 use resources::{AnyResource, Rules, Writer};
 use runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
 use runtime::{BuiltIn, RuntimeOptions};
 use stdx::TaskTree;
 use tokio::signal::unix::{SignalKind, signal};
+use wire::tls::{ClientCertificates, ServerTls};
 use wire::{Limits, Listener};
 
 use crate::control::ControlPlane;
@@ -176,6 +180,7 @@ async fn start_node(
             .context("start the container runtime")?;
     let user = apiserver::User::node(&settings.node_name);
     let client = Client::new(control.server.in_process(user), "kubelet");
+    let gate = gate(control, client.clone(), settings)?;
     // Rules are a user of their own, with upstream's role for it.
     let proxy = Client::new(control.server.in_process(apiserver::User::new("system:kube-proxy", &[])), "kube-proxy");
     let services = Cache::start(tasks, proxy.clone(), Watched::of::<core::Service>());
@@ -195,6 +200,7 @@ async fn start_node(
             (Protocol::Tcp, 53),
             (Protocol::Tcp, dataplane::METRICS_PORT),
             (Protocol::Tcp, settings.port),
+            (Protocol::Tcp, node::server::PORT),
         ],
     };
     let feed = Feed::start(FeedOptions { facts, netns: None, dataplane: Some(paths.dataplane_socket()) }, tasks)
@@ -213,7 +219,7 @@ async fn start_node(
             name: settings.node_name.clone(),
             address: settings.gateway,
             pod_cidr: settings.pod_cidr.to_string(),
-            port: 0,
+            port: node::server::PORT,
             labels: BTreeMap::new(),
             machine,
             reserved: reserved(up)?,
@@ -225,7 +231,7 @@ async fn start_node(
         tasks: tasks.clone(),
     };
     let agent = Agent::new(options).await.context("start the agent")?;
-    serve_agent(&agent, paths, tasks)?;
+    serve_agent(&agent, gate, control, settings, tasks).await?;
     tasks.spawn("agent", agent.run());
     Ok(())
 }
@@ -301,20 +307,56 @@ fn host_dns() -> cri::DnsConfig {
     dns
 }
 
-fn serve_agent(agent: &Arc<Agent>, paths: &Paths, tasks: &TaskTree) -> anyhow::Result<()> {
-    let socket = paths.agent_socket();
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+/// What stands before the agent's paths: certificates of the cluster's authority, and the API server's reviews.
+fn gate(control: &ControlPlane, client: Client, settings: &Settings) -> anyhow::Result<Gate> {
+    let verifier = ClientVerifier::new(&control.authority_pem)?;
+    let certificates: Certificates = Arc::new(move |chain| {
+        let identity = verifier
+            .identity(chain, stdx::wall())
+            .inspect_err(|error| tracing::debug!(%error, "client certificate at the agent"))
+            .ok()?;
+        let mut groups = identity.groups;
+        groups.push("system:authenticated".into());
+        Some(Asker { name: identity.user, groups, ..Asker::default() })
+    });
+    Ok(Gate::new(certificates, client, &settings.node_name))
+}
+
+/// What `/configz` tells: what of upstream's settings is in effect here.
+fn agent_settings(settings: &Settings) -> serde_json::Value {
+    serde_json::json!({"kubeletconfig": {
+        "address": settings.gateway.to_string(),
+        "port": node::server::PORT,
+        "readOnlyPort": 0,
+        "authentication": {"x509": {}, "webhook": {"enabled": true, "cacheTTL": "0s"}, "anonymous": {"enabled": false}},
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": "0s", "cacheUnauthorizedTTL": "0s"}},
+        "clusterDomain": DOMAIN,
+        "clusterDNS": [settings.dns_address.to_string()],
+        "cgroupDriver": "cgroupfs",
+        "podCIDR": settings.pod_cidr.to_string(),
+        "enableServer": true,
+        "enableDebuggingHandlers": true,
+    }})
+}
+
+async fn serve_agent(
+    agent: &Arc<Agent>,
+    gate: Gate,
+    control: &ControlPlane,
+    settings: &Settings,
+    tasks: &TaskTree,
+) -> anyhow::Result<()> {
+    let mut listeners = Vec::new();
+    for address in &settings.agent_listen {
+        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        listeners.push(Listener::Tcp(listener));
     }
-    let listener =
-        tokio::net::UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
-    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let service = node::server::service(agent.clone());
+    let tls = ServerTls::new(Arc::new(control.agent_serving.clone()), ClientCertificates::Requested)?;
+    let service = Server::new(agent.clone(), gate, agent_settings(settings)).service();
     let cancel = tasks.cancel().clone();
-    let limits = Limits { drain_deadline: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { drain_deadline: Duration::from_secs(1), connections_max: 1024, ..Limits::default() };
     tasks.spawn_draining("agent listener", async move {
-        if let Err(error) = wire::serve(vec![Listener::Unix(listener)], None, service, limits, cancel).await {
+        if let Err(error) = wire::serve(listeners, Some(tls), service, limits, cancel).await {
             tracing::debug!(%error, "streams cut off");
         }
     });

@@ -28,6 +28,7 @@ use crate::pod::pulled::Records;
 use crate::pod::seen::POD_UID;
 use crate::pod::worker::{Handle, Message};
 use crate::pod::{name, namespace, spec, uid};
+use crate::probe::counts::Probed;
 use crate::refs::{News, NodeWatch};
 use crate::register::Registration;
 use crate::services;
@@ -83,6 +84,8 @@ pub struct Context {
     pub pressure: Mutex<Held>,
     /// Tokens that pods' volumes hold.
     pub kept: Kept,
+    /// What probes found so far.
+    pub probed: Probed,
     pub tasks: TaskTree,
 }
 
@@ -225,6 +228,7 @@ impl Agent {
             pulled: Records::open(&options.roots.disk),
             pressure: Mutex::default(),
             kept: Kept::default(),
+            probed: Probed::default(),
             tasks: options.tasks,
         };
         Ok(Arc::new(Agent {
@@ -288,7 +292,10 @@ impl Agent {
                                 }
                                 self.tell_pod(&new).await;
                             }
-                            (Some(old), None) => self.tell(old.uid(), Message::Gone).await,
+                            (Some(old), None) => {
+                                self.context.probed.forget(old.uid());
+                                self.tell(old.uid(), Message::Gone).await;
+                            }
                             (None, None) => {}
                         }
                     }

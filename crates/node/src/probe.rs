@@ -2,6 +2,8 @@
 //!
 //! Upstream: `pkg/probe` and `pkg/kubelet/prober`.
 
+pub mod counts;
+
 use std::net::IpAddr;
 use std::time::Duration;
 

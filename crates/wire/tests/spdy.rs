@@ -169,6 +169,26 @@ async fn a_peer_that_speaks_of_windows_is_sent_no_more_than_they_hold() {
 }
 
 #[tokio::test]
+async fn a_peer_cannot_open_more_streams_than_there_is_room_for_nor_reuse_numbers() {
+    let (mut server, mut peer, _work) = against(Limits { streams_max: 2, ..Limits::default() });
+    let first = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
+    let empty = [0x62, 0x60, 0x60, 0x60, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff];
+    let mut head = &first[..];
+    for id in [1_u8, 3, 5, 3, 2, 0] {
+        let syn = [&[0, 0, 0, id, 0, 0, 0, 0, 0, 0][..], head, &empty].concat();
+        peer.write_all(&control(1, 0, &syn)).await.expect("written");
+        head = &[];
+    }
+    let mut answers = [0; 64];
+    soon(peer.read_exact(&mut answers)).await.expect("answered");
+    let answers: Vec<(u8, u8)> = answers.chunks(16).map(|reset| (reset[11], reset[15])).collect();
+    // Refused, and three that are no new stream of a client's.
+    assert_eq!(answers, [(5, 3), (3, 1), (2, 1), (0, 1)]);
+    let taken = (server.accept().await, server.accept().await);
+    assert_eq!((taken.0.map(|one| one.id()), taken.1.map(|two| two.id())), (Some(1), Some(3)));
+}
+
+#[tokio::test]
 async fn a_thousand_cuts_of_random_bytes_neither_panic_nor_hang() {
     let mut seed = 0x9e37_79b9_u32;
     let mut next = || {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use wire::client::Connection;
 use wire::{Body, BodyError};
 
+use super::proxy;
 use crate::answer::Answer;
 use crate::authz::Attributes;
 use crate::catalog::Served;
@@ -25,6 +26,9 @@ const LOG_PARAMETERS: &[&str] =
 
 /// Answers a request for a stream.
 pub(crate) async fn answer(call: &Call<'_>, served: &Served, request: &mut Request<Body>) -> Outcome<Answer> {
+    if call.info.subresource == "proxy" && served.subresource("proxy").is_some() {
+        return proxy::answer(call, served, request).await;
+    }
     if served.facts().plural != "pods" || served.subresource(&call.info.subresource).is_none() {
         return Err(Refusal::no_such_path());
     }
@@ -88,7 +92,8 @@ async fn log(call: &Call<'_>, served: &Served, pod: &Value) -> Outcome<Answer> {
         path = format!("{path}?{query}");
     }
     let request = Request::builder().method(Method::GET).uri(&path).body(Body::Empty).map_err(Refusal::internal)?;
-    let response = call.server.dialer.node(node(pod), request).await?;
+    let node = proxy::node_endpoint(call, node(pod))?;
+    let response = call.server.dialer.node(&node, request).await?;
     let mut response = succeeded(served, meta::name(pod), response).await?;
     let headers = response.headers_mut();
     headers.remove(CONNECTION);
@@ -167,11 +172,12 @@ async fn stream(call: &Call<'_>, served: &Served, pod: &Value, request: &mut Req
     if !request.headers().contains_key(UPGRADE) {
         return Err(Refusal::bad_request("Upgrade request required"));
     }
+    let node = proxy::node_endpoint(call, node(pod))?;
     let mut onward =
         Request::builder().method(call.method.clone()).uri(&path).body(Body::Empty).map_err(Refusal::internal)?;
     *onward.headers_mut() = onward_headers(&call.headers);
     let ours = wire::upgraded(request);
-    let (mut response, theirs) = call.server.dialer.node_upgrade(node(pod), onward).await?;
+    let (mut response, theirs) = call.server.dialer.node_upgrade(&node, onward).await?;
     let Some(theirs) = theirs else {
         return succeeded(served, meta::name(pod), response).await.map(Answer::Raw);
     };
@@ -193,7 +199,8 @@ fn onward_headers(headers: &HeaderMap) -> HeaderMap {
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-async fn relay(mut ours: impl Connection, mut theirs: Box<dyn Connection>) {
+/// Moves bytes both ways until both are at their end.
+pub(super) async fn relay(mut ours: impl Connection, mut theirs: Box<dyn Connection>) {
     if let Err(error) = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await {
         tracing::debug!(%error, "stream into container ended");
     }

@@ -12,8 +12,6 @@ pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.containers.*.resources.claims", None),
     ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),
     ("spec.containers.*.securityContext.procMount", Some("Default")),
-    ("spec.containers.*.stdin", None),
-    ("spec.containers.*.stdinOnce", None),
     ("spec.containers.*.volumeDevices", None),
     ("spec.hostUsers", Some("true")),
     ("spec.resourceClaims", None),

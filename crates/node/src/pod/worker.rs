@@ -403,6 +403,7 @@ impl Worker {
             probe: probe.clone(),
             pod_ip: super::address(&self.pod, &self.seen, &self.context.host_ip),
             started_at: started,
+            pod: self.pod.clone(),
             queue: self.queue.clone(),
         };
         let (whole, own) = (self.cancel.clone(), cancel.clone());
@@ -709,6 +710,7 @@ struct Prober {
     probe: Probe,
     pod_ip: Option<std::net::IpAddr>,
     started_at: i64,
+    pod: Arc<Pod>,
     queue: mpsc::Sender<Message>,
 }
 
@@ -732,6 +734,7 @@ impl Prober {
                 pod_ip: self.pod_ip,
             };
             let found = ask(&asked, &self.probe).await;
+            self.context.probed.count(&self.pod, &self.container.name, self.purpose, found == Found::Good);
             let verdict = tally.count(found == Found::Good, &self.probe);
             let failure = match found {
                 Found::Good => None,

@@ -141,6 +141,8 @@ const HONOURED: &[(&str, &str)] = &[
     // What is said to another system is no word to this one.
     ("spec.containers.*.securityContext.windowsOptions", "pod/create.rs"),
     ("spec.containers.*.startupProbe", "probe.rs"),
+    ("spec.containers.*.stdin", "pod/create.rs"),
+    ("spec.containers.*.stdinOnce", "pod/create.rs"),
     ("spec.containers.*.terminationMessagePath", "pod/steps.rs"),
     ("spec.containers.*.terminationMessagePolicy", "pod/steps.rs"),
     ("spec.containers.*.tty", "pod/create.rs"),
