@@ -162,7 +162,7 @@ fn kubectl_works_as_before_after_a_kill() {
     cluster.kill();
     cluster.up(&[]);
     cluster.node_is_ready();
-    script::run_with(&cluster, "change", &kubectls()[1], "space-after");
+    script::run_with(&cluster, "change", &kubectls()[1], "space-after", &[]);
     let images = ran(&mut cluster.isopod(&["image", "ls"]));
     assert!(images.stdout.contains("docker.io/my-registry/api:v1.2.3"), "{images:?}");
 }

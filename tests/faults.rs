@@ -6,7 +6,7 @@ use crate::script;
 
 #[test]
 fn bad_input_is_answered_with_upstreams_status() {
-    script::run_with(&Cluster::start(), "bad-input", &kubectls()[1], "space");
+    script::run_with(&Cluster::start(), "bad-input", &kubectls()[1], "space", &[]);
 }
 
 /// A pod with one container, of which `more` tells more.

@@ -20,3 +20,4 @@ mod rollouts;
 mod scheduling;
 mod security;
 mod services;
+mod streams;

@@ -38,12 +38,12 @@ struct Step<'s> {
 /// Runs `scripts/NAME.txt` with each of the real kubectls, each in a namespace of its own.
 pub fn run(cluster: &Cluster, name: &str) {
     for (number, kubectl) in kubectls().iter().enumerate() {
-        run_with(cluster, name, kubectl, &format!("space-{number}"));
+        run_with(cluster, name, kubectl, &format!("space-{number}"), &[]);
     }
 }
 
-/// Runs `scripts/NAME.txt` in a new namespace; `$NS` is its name.
-pub fn run_with(cluster: &Cluster, name: &str, kubectl: &Path, namespace: &str) {
+/// Runs `scripts/NAME.txt` in a new namespace; `$NS` is its name, and `variables` are set besides.
+pub fn run_with(cluster: &Cluster, name: &str, kubectl: &Path, namespace: &str, variables: &[(&str, &str)]) {
     let text = std::fs::read_to_string(source("scripts").join(format!("{name}.txt"))).expect("read the script");
     let home = cluster.machine.folder.join(namespace);
     std::fs::create_dir_all(&home).expect("make a folder");
@@ -55,6 +55,7 @@ pub fn run_with(cluster: &Cluster, name: &str, kubectl: &Path, namespace: &str) 
         let path =
             format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", kubectl.parent().expect("a file lies in a folder").display());
         shell.env("PATH", path).env("KUBECONFIG", &config).env("HOME", &home).env("NS", namespace).env("TERM", "xterm");
+        shell.envs(variables.iter().copied());
         ran(shell.stdin(std::process::Stdio::null()))
     };
     let prepared = shell(&format!(

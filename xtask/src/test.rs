@@ -33,6 +33,8 @@ pub fn run(options: &Options) -> Result<()> {
     tests.env("ISOPOD_EXAMPLE_IMAGE", example::archive(&release, example::IMAGE)?);
     tests.env("ISOPOD_BUSYBOX_IMAGE", example::busybox()?);
     tests.env("ISOPOD_KUBECTL_IMAGE", example::kubectl(&kubectls[1])?);
+    tests.env("ISOPOD_PYTHON", tools::python_client()?);
+    tests.env("ISOPOD_NODE_MODULES", tools::javascript_client()?);
     tests.env("ISOPOD_KUBECTLS", std::env::join_paths(kubectls).context("name the kubectls")?);
     place::run(&mut tests)
 }

@@ -57,6 +57,31 @@ pub fn kubectl(version: &str) -> Result<PathBuf> {
     Ok(kubectl)
 }
 
+/// A Python with Kubernetes' own client.
+pub fn python_client() -> Result<PathBuf> {
+    let folder = place::cache().join("tools/python-kubernetes-37");
+    let python = folder.join("bin/python");
+    if !folder.join("complete").exists() {
+        place::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+        place::run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "kubernetes==37.*"]))?;
+        std::fs::write(folder.join("complete"), "").context("mark the Python client as complete")?;
+    }
+    Ok(python)
+}
+
+/// The folder with Kubernetes' own JavaScript client.
+pub fn javascript_client() -> Result<PathBuf> {
+    let folder = place::cache().join("tools/node-kubernetes-2");
+    if !folder.join("complete").exists() {
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-save", "@kubernetes/client-node@2.0.1"]).current_dir(&folder);
+        place::run(&mut npm)?;
+        std::fs::write(folder.join("complete"), "").context("mark the JavaScript client as complete")?;
+    }
+    Ok(folder)
+}
+
 /// cargo-deny.
 pub fn cargo_deny() -> Result<PathBuf> {
     let deny = place::cache().join("tools/cargo-deny-0.20/cargo-deny");
