@@ -10,6 +10,10 @@ use crate::load::{request, resolve};
 /// The address of the DNS Service.
 const DNS: &str = "10.96.0.10:53";
 
+/// How the cluster is started: with a resolver that is not there, and content with little room, since the disk is that of the
+/// machine on which the test runs.
+const UP: [&str; 4] = ["--dns-upstream", "127.0.0.1:5399", "--eviction-hard", "nodefs.available<1%"];
+
 /// A pod that tells its name on port 8080, with or without a port of the node.
 fn server(name: &str, labels: &str, more: &str) -> String {
     format!(
@@ -32,7 +36,7 @@ fn service(name: &str, spec: &str) -> String {
 fn started() -> Cluster {
     let mut cluster = Cluster::absent();
     cluster.load("ISOPOD_BUSYBOX_IMAGE");
-    cluster.up(&["--dns-upstream", "127.0.0.1:5399"]);
+    cluster.up(&UP);
     cluster.node_is_ready();
     cluster.apply(&server("one", r#""app":"web""#, r#","hostPort":8088"#));
     cluster.apply(&server("client", r#""app":"client""#, ""));
@@ -165,7 +169,7 @@ fn the_data_plane_comes_back_by_itself_while_control_plane_and_agent_are_dead() 
         });
     }
     assert_eq!(from_node(&format!("{address}:80")), "one", "and packets go on");
-    cluster.up(&[]);
+    cluster.up(&UP);
     cluster.node_is_ready();
     assert_eq!(resolve(dns, name).expect("it still resolves"), address);
     cluster.interrupt();
