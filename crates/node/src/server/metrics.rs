@@ -62,7 +62,7 @@ struct Family<'f, T> {
     value: fn(&T) -> f64,
 }
 
-fn of_containers<'p>(pods: &'p [PodUsage]) -> impl Iterator<Item = (&'p PodUsage, &'p ContainerUsage)> {
+fn of_containers(pods: &[PodUsage]) -> impl Iterator<Item = (&PodUsage, &ContainerUsage)> {
     pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
 }
 

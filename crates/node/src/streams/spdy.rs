@@ -26,7 +26,7 @@ pub fn is_handshake(headers: &HeaderMap) -> bool {
 }
 
 /// The protocol that both sides speak, or the refusal. A client that names none gets none.
-fn negotiated(headers: &HeaderMap, spoken: &[&str]) -> Result<Option<String>, Response<Body>> {
+fn negotiated(headers: &HeaderMap, spoken: &[&str]) -> Result<Option<String>, Box<Response<Body>>> {
     let values = headers.get_all(PROTOCOL_HEADER).into_iter().filter_map(|value| value.to_str().ok());
     let offered: Vec<&str> =
         values.flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty()).collect();
@@ -47,7 +47,7 @@ fn negotiated(headers: &HeaderMap, spoken: &[&str]) -> Result<Option<String>, Re
             refusal.headers_mut().append(ACCEPTED_HEADER, protocol);
         }
     }
-    Err(refusal)
+    Err(Box::new(refusal))
 }
 
 /// A connection to be, once its response was sent.
@@ -67,7 +67,7 @@ impl Accepted {
 // A refusal is a response as well, and no rarity.
 #[allow(clippy::result_large_err)]
 pub fn accept(request: &mut Request<Body>, spoken: &[&str]) -> Result<(Response<Body>, Accepted), Response<Body>> {
-    let protocol = negotiated(request.headers(), spoken)?;
+    let protocol = negotiated(request.headers(), spoken).map_err(|refusal| *refusal)?;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();

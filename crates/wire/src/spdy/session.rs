@@ -1,6 +1,6 @@
 //! A SPDY connection: who may send what, and the two loops that move frames.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ enum End {
 }
 
 struct State {
-    streams: HashMap<u32, Entry>,
+    streams: BTreeMap<u32, Entry>,
     /// The newest stream of the peer's.
     last: u32,
     /// The next stream of ours.
@@ -210,7 +210,7 @@ where
     let (frames, queue) = mpsc::channel(FRAMES_WAITING_MAX);
     let (arrivals, incoming) = mpsc::channel(limits.streams_max.max(1));
     let state = State {
-        streams: HashMap::new(),
+        streams: BTreeMap::new(),
         last: 0,
         next: if side == Side::Client { 1 } else { 2 },
         window: WINDOW_BYTES,
