@@ -53,7 +53,8 @@ fn an_important_pod_pushes_out_a_lesser_one() {
         r#"{"apiVersion":"scheduling.k8s.io/v1","kind":"PriorityClass","metadata":{"name":"urgent"},"value":1000}"#,
     );
     let node = &cluster.get(&["nodes"])["items"][0];
-    let cpus: i64 = node["status"]["allocatable"]["cpu"].as_str().expect("a quantity").parse().expect("whole processors");
+    let cpus: i64 =
+        node["status"]["allocatable"]["cpu"].as_str().expect("a quantity").parse().expect("whole processors");
     // Both together ask for more than there is.
     let half = format!(r#","resources":{{"requests":{{"cpu":"{}m"}}}}"#, cpus * 600);
     cluster.apply(&pod("lesser", "", &half));
