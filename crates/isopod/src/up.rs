@@ -189,23 +189,12 @@ async fn start_node(
     let namespaces = Cache::start(tasks, proxy.clone(), Watched::of::<core::Namespace>());
     let nodes = Cache::start(tasks, proxy.clone(), Watched::of::<core::Node>());
     tasks.spawn("data plane", dataplane::keep(paths.clone(), data_plane(up, settings)));
-    let facts = RuleFacts {
-        node_name: settings.node_name.clone(),
-        names: settings.names.clone(),
-        gateway: Some(settings.gateway),
-        pod_cidrs: vec![settings.pod_cidr],
-        cluster_cidrs: vec![settings.pod_cidr],
-        host_ports: vec![
-            (Protocol::Udp, 53),
-            (Protocol::Tcp, 53),
-            (Protocol::Tcp, dataplane::METRICS_PORT),
-            (Protocol::Tcp, settings.port),
-            (Protocol::Tcp, node::server::PORT),
-        ],
-    };
-    let feed = Feed::start(FeedOptions { facts, netns: None, dataplane: Some(paths.dataplane_socket()) }, tasks)
-        .await
-        .context("start the service rules")?;
+    let feed = Feed::start(
+        FeedOptions { facts: rule_facts(settings), netns: None, dataplane: Some(paths.dataplane_socket()) },
+        tasks,
+    )
+    .await
+    .context("start the service rules")?;
     let sources =
         routes::Sources { services: services.clone(), slices, namespaces, nodes, node: settings.node_name.clone() };
     tasks.spawn("rules", routes::feed(feed.clone(), sources));
@@ -234,6 +223,23 @@ async fn start_node(
     serve_agent(&agent, gate, control, settings, tasks).await?;
     tasks.spawn("agent", agent.run());
     Ok(())
+}
+
+fn rule_facts(settings: &Settings) -> RuleFacts {
+    RuleFacts {
+        node_name: settings.node_name.clone(),
+        names: settings.names.clone(),
+        gateway: Some(settings.gateway),
+        pod_cidrs: vec![settings.pod_cidr],
+        cluster_cidrs: vec![settings.pod_cidr],
+        host_ports: vec![
+            (Protocol::Udp, 53),
+            (Protocol::Tcp, 53),
+            (Protocol::Tcp, dataplane::METRICS_PORT),
+            (Protocol::Tcp, settings.port),
+            (Protocol::Tcp, node::server::PORT),
+        ],
+    }
 }
 
 /// A static pod with its defaults, or what is wrong with it: the same rules as for pods of the API.

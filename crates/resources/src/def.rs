@@ -150,6 +150,9 @@ pub struct ColumnHead {
     pub priority: i32,
 }
 
+/// Reads selectable fields out of a stored form, in the order in which they are declared.
+pub type ReadSelectable = fn(Reader<'_>) -> Result<Vec<String>, ReadError>;
+
 /// Everything the API server knows about the kind whose Rust type is `T`.
 pub struct ResourceDef<T: 'static> {
     pub facts: Facts,
@@ -159,7 +162,7 @@ pub struct ResourceDef<T: 'static> {
     /// The selectable field by which so many ask for their few objects that lists by it are answered from an index.
     pub indexed: Option<&'static str>,
     /// Reads the same values from the stored form, for a kind whose every change is asked for them.
-    pub read_selectable: Option<fn(Reader<'_>) -> Result<Vec<String>, ReadError>>,
+    pub read_selectable: Option<ReadSelectable>,
     /// Fills what the user left out. Idempotent.
     pub default: fn(&mut T, &Rules<'_>),
     /// Puts back what this writer may not change, and sets what the server alone sets (status on create, generation).

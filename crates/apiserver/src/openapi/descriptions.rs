@@ -1,6 +1,6 @@
 //! What kinds and fields are for, in upstream's words, as the build script took them out of `k8s-openapi`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Read as _;
 
 /// Lines `=DEFINITION TEXT`, each followed by lines `FIELD TEXT`; texts are JSON strings.
@@ -10,14 +10,14 @@ static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.zl
 pub(super) struct Descriptions {
     text: String,
     /// By definition, where its line begins.
-    places: HashMap<String, usize>,
+    places: BTreeMap<String, usize>,
 }
 
 impl Descriptions {
     pub(super) fn unpack() -> Descriptions {
         let mut text = String::new();
         flate2::read::ZlibDecoder::new(PACKED).read_to_string(&mut text).expect("the build script packed text");
-        let mut places = HashMap::new();
+        let mut places = BTreeMap::new();
         let mut place = 0;
         for line in text.split_inclusive('\n') {
             if let Some((name, _)) = line.strip_prefix('=').and_then(|rest| rest.split_once(' ')) {

@@ -148,13 +148,9 @@ fn of_the_node(out: &mut Exposition) {
     out.sample("node_memory_working_set_bytes", &[], machine.memory_bytes, now);
 }
 
-/// `/metrics/cadvisor`: containers as cAdvisor tells of them, as far as control groups say.
-pub(super) async fn cadvisor(agent: &Agent) -> Response<Body> {
-    let pods = match usage::pods(agent).await {
-        Ok(pods) => pods,
-        Err(error) => return broken(&error),
-    };
-    let families: [Family<'_, ContainerUsage>; 8] = [
+/// What is told of each container, by cAdvisor's names.
+fn families() -> [Family<'static, ContainerUsage>; 8] {
+    [
         Family {
             name: "container_cpu_usage_seconds_total",
             kind: "counter",
@@ -203,9 +199,17 @@ pub(super) async fn cadvisor(agent: &Agent) -> Response<Body> {
             help: "Last time a container was seen by the exporter",
             value: |container| (container.stats.cpu.timestamp / 1_000_000_000) as f64,
         },
-    ];
+    ]
+}
+
+/// `/metrics/cadvisor`: containers as cAdvisor tells of them, as far as control groups say.
+pub(super) async fn cadvisor(agent: &Agent) -> Response<Body> {
+    let pods = match usage::pods(agent).await {
+        Ok(pods) => pods,
+        Err(error) => return broken(&error),
+    };
     let mut out = Exposition::default();
-    for family in &families {
+    for family in families() {
         out.family(family.name, family.kind, family.help);
         for (pod, container) in of_containers(&pods) {
             let mut labels = vec![
