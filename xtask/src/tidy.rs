@@ -68,7 +68,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "isopod",
         ],
     ),
-    ("xtask", &["stdx", "api", "wire", "pki", "client", "runtime"]),
+    ("xtask", &["stdx", "api", "wire", "pki", "client", "runtime", "scheduler"]),
     ("example-api", &[]),
     ("e2e", &["stdx"]),
 ];

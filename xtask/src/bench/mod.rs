@@ -1,7 +1,7 @@
 //! `cargo xtask bench NAME [--peer FOLDER]`: what the budgets speak of, measured on the release binary.
 //!
-//! Every bench runs in network, mount and process namespaces of its own, so that nothing it starts outlives it or
-//! meets a cluster that runs on the machine.
+//! Every bench but `scheduling`, which needs no cluster, runs in network, mount and process namespaces of its own, so that
+//! nothing it starts outlives it or meets a cluster that runs on the machine.
 
 mod load;
 mod memory;
@@ -12,6 +12,7 @@ mod ready;
 mod report;
 mod requests;
 mod rules;
+mod scheduling;
 mod server;
 mod stage;
 mod watches;
@@ -61,12 +62,18 @@ const BENCHES: &[(&str, Bench)] = &[
 /// Says that this process is inside its namespaces already, and where the prepared files are.
 const INSIDE: &str = "ISOPOD_BENCH_FILES";
 
+/// The bench that needs no cluster.
+const SCHEDULING: &str = "scheduling";
+
 /// Measures and prints one table a bench.
 pub fn run(options: &Options) -> Result<()> {
+    if options.name == SCHEDULING {
+        return schedule();
+    }
     let chosen: Vec<_> = BENCHES.iter().filter(|(name, _)| options.name == "all" || options.name == *name).collect();
     if chosen.is_empty() {
         let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
-        bail!("no bench is named {}; there are {} and all", options.name, names.join(", "));
+        bail!("no bench is named {}; there are {}, {SCHEDULING} and all", options.name, names.join(", "));
     }
     let Some(files) = std::env::var_os(INSIDE) else { return enter(options) };
     let (isopod, archive) = prepared(Path::new(&files));
@@ -75,6 +82,16 @@ pub fn run(options: &Options) -> Result<()> {
         let report = bench(&stage).with_context(|| format!("bench {name}"))?;
         println!("{}", report.table(name));
     }
+    Ok(())
+}
+
+/// Measures the scheduler alone, with this program as a release build.
+fn schedule() -> Result<()> {
+    if cfg!(debug_assertions) {
+        return Err(Command::new(release::xtask()?).args(std::env::args_os().skip(1)).exec())
+            .context("run the release build");
+    }
+    println!("{}", scheduling::run()?.table(SCHEDULING));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! PodTopologySpread: the pods that a constraint selects are spread evenly over the domains of a topology.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::decide::affinity::node_is_allowed;
@@ -301,7 +301,9 @@ impl Spread {
                 offered().count()
             } else {
                 // Nodes without the label are one more domain.
-                offered().map(|node| soft.topology.domain(node.slot)).collect::<BTreeSet<_>>().len()
+                let mut seen = vec![false; soft.topology.len() + 1];
+                offered().for_each(|node| seen[soft.topology.domain(node.slot).unwrap_or(soft.topology.len())] = true);
+                seen.into_iter().filter(|seen| *seen).count()
             };
             let weight = ((size + 2) as f64).ln();
             for (node, score) in nodes.iter().zip(&mut scores) {
