@@ -72,12 +72,8 @@ pub fn used_by_ephemeral(pod: &Pod) -> Vec<(String, Vec<String>)> {
     found.filter(|(_, fields)| !fields.is_empty()).collect()
 }
 
-/// Whether other fields make of this one something that is honoured: a pod in the node's network has the node's ports
-/// without anybody's doing, and memory ends where its size limit says.
+/// Whether another field makes of this one something that is honoured: memory ends where its size limit says.
 fn is_granted(pod: &Value, path: &str) -> bool {
-    if path.ends_with(".hostPort") || path.ends_with(".hostIP") {
-        return pod.at(&["spec", "hostNetwork"]).and_then(Value::as_bool) == Some(true);
-    }
     let index = path.strip_prefix("spec.volumes[").and_then(|rest| rest.strip_suffix("].emptyDir.sizeLimit"));
     let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array);
     let volume = index.and_then(|index| volumes?.get(index.parse::<usize>().ok()?));
