@@ -1,9 +1,10 @@
-//! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench}`.
+//! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench,planted}`.
 
 mod bench;
 mod codegen;
 mod example;
 mod place;
+mod planted;
 mod release;
 mod test;
 mod tidy;
@@ -30,6 +31,11 @@ enum Chore {
     Test(test::Options),
     /// Checks what no compiler checks.
     Tidy,
+    /// Plants known bugs in a copy and expects the simulation to find each.
+    Planted {
+        /// Only this one.
+        name: Option<String>,
+    },
     /// Writes the schema table.
     Codegen {
         /// Only says whether the checked-in table is right.
@@ -45,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Example { options } => example::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Tidy => tidy::run(&place::root()),
+        Chore::Planted { name } => planted::run(&place::root(), name.as_deref()),
         Chore::Codegen { check: true } => codegen::check(),
         Chore::Codegen { check: false } => codegen::run(),
         Chore::Bench(options) => bench::run(&options),

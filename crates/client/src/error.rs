@@ -97,9 +97,9 @@ impl ClientError {
         self.is_forbidden() && causes.unwrap_or_default().iter().any(|cause| cause.reason == "NamespaceTerminating")
     }
 
-    /// Whether the write may have happened although no answer came.
+    /// Whether the write may have happened: no answer came, or one (504) that says that the server itself does not know.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, ClientError::Unknown(_))
+        matches!(self, ClientError::Unknown(_)) || self.has_reason("Timeout", 504)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::plan::{Action, Asker, Change, Failure, Need, Note, Outcomes, Plan, Pr
 const FIRST_BATCH: usize = 1;
 /// Requests of one plan under way at once.
 const CONCURRENCY: usize = 64;
+/// A write whose connection broke may still be on its way to the store: before that, nobody looks what became of it.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// The waits between tries to read what became of writes without an answer.
 const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
@@ -138,6 +140,7 @@ fn told(error: &ClientError) -> String {
 
 /// A revision that has whatever became of earlier writes of this kind. Asks until there is an answer.
 pub async fn revision_after(client: &Client, resource: Resource) -> u64 {
+    stdx::sleep(ON_THE_WAY).await;
     let mut backoff = READ_BACKOFF;
     loop {
         match client.current_revision(collection(resource, "")).await {

@@ -1,31 +1,61 @@
 //! The control plane as the binary composes it, on simulated machines that can lose power.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use apiserver::{ApiServer, Authentication, Config, Network, NoNodes, Tokens, User, Version};
 use client::{Client, Target};
+use jiff::SignedDuration;
 use pki::TokenKey;
 use reconcile::{Caches, Runner};
 use stdx::TaskTree;
 use stdx::sim::{NodeContext, Simulation};
-use store::disk::Sim as Disk;
+use store::disk::{Faults, Sim as Disk};
 use store::{Embedded, Options, Plain};
 
 use crate::court::Court;
-use crate::link::{Address, Link, Serving, Weather};
+use crate::link::{Address, Cable, Fuse, Link, Serving, Weather};
+
+/// An operation of the control plane's disk takes up to so long.
+const DISK_DELAY_MAX: Duration = Duration::from_millis(4);
+/// Power is to fail within so long, whether the disk is written to or not.
+const POWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What everything in the cluster is reached and judged by.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Surroundings {
     pub address: Address,
     pub weather: Weather,
     pub court: Court,
+    pub story: Story,
+}
+
+/// What happened, in the order in which it did; clones share it.
+#[derive(Clone, Default)]
+pub struct Story(Arc<Mutex<Vec<String>>>);
+
+impl Story {
+    /// Goes on.
+    pub fn tell(&self, text: String) {
+        tracing::info!(text, "story");
+        self.0.lock().expect("no holder of this lock panics").push(text);
+    }
+
+    /// All of it in a line.
+    pub fn told(&self) -> String {
+        self.0.lock().expect("no holder of this lock panics").join("; ")
+    }
 }
 
 impl Surroundings {
     /// A client over the way that things go wrong on.
     pub fn client(&self, user: User, manager: &'static str) -> Client {
-        Client::new(Arc::new(Link::new(&self.address, user, &self.weather, &self.court)), manager)
+        Client::new(Arc::new(self.link(user)), manager)
+    }
+
+    /// The way that things go wrong on.
+    pub fn link(&self, user: User) -> Link {
+        Link::new(&self.address, user, &self.weather, &self.court)
     }
 
     /// A client that sees everything as it is and at once.
@@ -52,21 +82,9 @@ impl Control {
 
     /// Opens the store and serves the API.
     pub async fn start(&self) {
+        self.disk.set_faults(Faults { delay_max: DISK_DELAY_MAX, ..Faults::default() });
         let (disk, key) = (self.disk.clone(), self.key.clone());
-        let server = self.node.run(async move {
-            let options = Options { segment_bytes: 1 << 20, snapshot_log_bytes: 1 << 20, ..Options::default() };
-            let store = Embedded::open(Arc::new(disk), options, Arc::new(Plain)).await.expect("the store opens");
-            let config = Config {
-                store: Arc::new(store),
-                dialer: Arc::new(NoNodes),
-                authentication: Authentication { certificates: None, anonymous: false },
-                tokens: Tokens::new(vec![key], "https://kubernetes.default.svc.cluster.local"),
-                network: Network::default(),
-                advertise: "192.0.2.1:6443".parse().expect("an address"),
-                version: Version::isopod("0.0.0", "", ""),
-            };
-            ApiServer::new(config).await.expect("the API server starts")
-        });
+        let server = self.node.run(async move { serve(disk, key).await });
         let server = server.await.expect("the machine has power");
         let expected = self.around.court.highest();
         self.around.address.set(Some(Serving { server, node: self.node.clone() }));
@@ -105,7 +123,7 @@ impl Control {
     }
 
     /// The machine loses power and comes back after a while.
-    pub async fn lose_power(&mut self, down: std::time::Duration) {
+    pub async fn lose_power(&mut self, down: Duration) {
         self.around.address.set(None);
         self.node.kill();
         self.disk = self.disk.power_cycle();
@@ -113,28 +131,76 @@ impl Control {
         self.node = self.node.restart();
         self.start().await;
     }
+
+    /// The same, in the middle of the disk's operation of this number from now; and then once more, in the middle of
+    /// one of the recovery's.
+    pub async fn lose_power_at(&mut self, operation: u64, recovery: Option<u64>, down: Duration) {
+        let power_fails_at = Some(self.disk.operations() + operation);
+        self.disk.set_faults(Faults { delay_max: DISK_DELAY_MAX, power_fails_at, ..Faults::default() });
+        // A cluster at rest writes little.
+        stdx::timeout(POWER_PATIENCE, self.disk.power_failed()).await.unwrap_or_default();
+        if let Some(power_fails_at) = recovery {
+            self.around.address.set(None);
+            self.node.kill();
+            self.disk = self.disk.power_cycle();
+            let power_fails_at = Some(power_fails_at);
+            self.disk.set_faults(Faults { delay_max: DISK_DELAY_MAX, power_fails_at, ..Faults::default() });
+            self.node = self.node.restart();
+            let (disk, key) = (self.disk.clone(), self.key.clone());
+            drop(self.node.run(async move { drop(serve(disk, key).await) }));
+            stdx::timeout(POWER_PATIENCE, self.disk.power_failed()).await.unwrap_or_default();
+        }
+        self.lose_power(down).await;
+    }
+
+    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
+    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
+        self.node.step_wall(step);
+        self.node.drift(drift_ppm);
+    }
+}
+
+async fn serve(disk: Disk, key: Arc<TokenKey>) -> Arc<ApiServer> {
+    let options = Options { segment_bytes: 1 << 20, snapshot_log_bytes: 1 << 20, ..Options::default() };
+    let store = Embedded::open(Arc::new(disk), options, Arc::new(Plain)).await.expect("the store opens");
+    let config = Config {
+        store: Arc::new(store),
+        dialer: Arc::new(NoNodes),
+        authentication: Authentication { certificates: None, anonymous: false },
+        tokens: Tokens::new(vec![key], "https://kubernetes.default.svc.cluster.local"),
+        network: Network::default(),
+        advertise: "192.0.2.1:6443".parse().expect("an address"),
+        version: Version::isopod("0.0.0", "", ""),
+    };
+    ApiServer::new(config).await.expect("the API server starts")
 }
 
 /// Controllers and scheduler, in a process of their own.
 pub struct Loops {
     around: Surroundings,
     node: NodeContext,
+    cable: Cable,
+    fuse: Fuse,
 }
 
 impl Loops {
     /// A machine for them; [`Loops::start`] starts them.
     pub fn new(simulation: &Simulation, around: &Surroundings) -> Loops {
-        Loops { around: around.clone(), node: simulation.node("loops") }
+        let (cable, fuse) = Default::default();
+        Loops { around: around.clone(), node: simulation.node("loops"), cable, fuse }
     }
 
     /// Starts every controller and the scheduler under the accounts that upstream gives them.
     pub fn start(&self) {
-        let around = self.around.clone();
+        let (around, cable, fuse) = (self.around.clone(), self.cable.clone(), self.fuse.clone());
+        let client = move |user: User, manager: &'static str| {
+            Client::new(Arc::new(around.link(user).over(&cable).fused(&fuse)), manager)
+        };
         drop(self.node.run(async move {
             let tasks = TaskTree::default();
-            let informers = around.client(User::new("system:kube-controller-manager", &[]), "kube-controller-manager");
+            let informers = client(User::new("system:kube-controller-manager", &[]), "kube-controller-manager");
+            let scheduler = client(User::new("system:kube-scheduler", &[]), "kube-scheduler");
             let caches = Caches::new(informers.clone(), tasks.clone());
-            let of = around.clone();
             let runner = Runner {
                 client: informers,
                 caches: caches.clone(),
@@ -143,12 +209,12 @@ impl Loops {
                 node_ranges: None,
                 authority: None,
                 client_of: Box::new(move |controller| {
-                    of.client(User::service_account("kube-system", account(controller), ""), "kube-controller-manager")
+                    client(User::service_account("kube-system", account(controller), ""), "kube-controller-manager")
                 }),
             };
             controllers::start(&runner);
             scheduler::run::run(scheduler::run::Options {
-                client: around.client(User::new("system:kube-scheduler", &[]), "kube-scheduler"),
+                client: scheduler,
                 caches,
                 tasks,
             })
@@ -156,12 +222,39 @@ impl Loops {
         }));
     }
 
-    /// The process is killed and started again after a while.
-    pub async fn restart(&mut self, down: std::time::Duration) {
+    /// The process is killed; [`Loops::revive`] starts it again.
+    pub fn kill(&self) {
         self.node.kill();
-        stdx::sleep(down).await;
+    }
+
+    /// The process begins its next life.
+    pub fn revive(&mut self) {
         self.node = self.node.restart();
         self.start();
+    }
+
+    /// The process is killed as it sends its write of this number from now: whatever it was about is cut there.
+    pub async fn cut_at(&mut self, write: u64, down: Duration) {
+        let blown = self.fuse.arm(write, &self.node);
+        // Controllers of a cluster at rest write nothing.
+        stdx::timeout(POWER_PATIENCE, blown.cancelled()).await.unwrap_or_default();
+        self.fuse.disarm();
+        self.kill();
+        stdx::sleep(down).await;
+        self.revive();
+    }
+
+    /// Nothing passes between the process and the API server for a while.
+    pub async fn part(&self, duration: Duration) {
+        self.cable.set(false);
+        stdx::sleep(duration).await;
+        self.cable.set(true);
+    }
+
+    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
+    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
+        self.node.step_wall(step);
+        self.node.drift(drift_ppm);
     }
 }
 

@@ -7,6 +7,7 @@
 mod cluster;
 mod court;
 mod link;
+mod mishap;
 mod observer;
 mod rest;
 mod scenario;
@@ -41,18 +42,19 @@ pub fn run_once(seed: u64) -> Report {
     let court = Court::default();
     let simulation = Simulation::new(seed);
     let scenario = Scenario::new(&simulation, seed, court.clone(), folder.0.clone());
+    let story = scenario.story();
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| simulation.run_until(scenario.play())));
     let summary = match outcome {
         Ok(Ok(summary)) => summary,
         Ok(Err(error)) => {
             court.accuse("progress", error.to_string());
-            "did not end".into()
+            format!("did not end: {}", story.told())
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             court.accuse("panic", text.unwrap_or_default());
-            "panicked".into()
+            format!("panicked: {}", story.told())
         }
     };
     Report { seed, trace: simulation.trace(), summary, violation: court.verdict() }

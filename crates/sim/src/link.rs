@@ -1,4 +1,4 @@
-//! The way to the API server, on which requests fail, answers get lost, and watches lag and end.
+//! The way to the API server, on which requests fail or come late, answers get lost, and watches lag and end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,8 +8,8 @@ use apiserver::{ApiServer, User};
 use client::{ClientError, Object, ObjectList, Request, Response, Transport, TransportError, WatchEvent, WatchStream};
 use futures_util::StreamExt;
 use stdx::sim::NodeContext;
-use stdx::{BoxFuture, Mono, mono};
-use tokio::sync::mpsc;
+use stdx::{BoxFuture, Cancel, Mono, mono};
+use tokio::sync::{mpsc, watch};
 
 use crate::court::Court;
 
@@ -24,6 +24,10 @@ const LIFE_MAX: Duration = Duration::from_secs(60);
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Events on their way.
 const ON_THE_WAY_MAX: usize = 65_536;
+/// How late a request arrives at most whose sender has given it up.
+const LATE_MAX: Duration = Duration::from_millis(400);
+/// A request on a cut cable is given up after this.
+const CUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the API server is found now.
 #[derive(Clone, Default)]
@@ -63,12 +67,86 @@ impl Weather {
     }
 }
 
+/// The cable of a machine: while it is cut, nothing passes. Clones are the same cable.
+#[derive(Clone)]
+pub struct Cable(Arc<watch::Sender<bool>>);
+
+impl Default for Cable {
+    fn default() -> Self {
+        Cable(Arc::new(watch::Sender::new(true)))
+    }
+}
+
+impl Cable {
+    /// Cuts the cable, or mends it.
+    pub fn set(&self, whole: bool) {
+        self.0.send_replace(whole);
+    }
+
+    fn is_whole(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until the cable is whole; whether it was cut.
+    async fn mended(&self) -> bool {
+        if self.is_whole() {
+            return false;
+        }
+        let mut state = self.0.subscribe();
+        state.wait_for(|whole| *whole).await.expect("the sender lives in self");
+        true
+    }
+}
+
+/// Kills a process once it has sent so many more writes. Clones are the same fuse.
+#[derive(Clone, Default)]
+pub struct Fuse(Arc<Mutex<Option<Armed>>>);
+
+struct Armed {
+    writes_left: u64,
+    process: NodeContext,
+    blown: Cancel,
+}
+
+impl Fuse {
+    /// Lets `process` die with its write of this number, counted from 1; the flag is raised when it does.
+    pub fn arm(&self, writes: u64, process: &NodeContext) -> Cancel {
+        let blown = Cancel::default();
+        let armed = Armed { writes_left: writes, process: process.clone(), blown: blown.clone() };
+        *self.0.lock().expect("no holder of this lock panics") = Some(armed);
+        blown
+    }
+
+    /// Nothing is to die any more.
+    pub fn disarm(&self) {
+        *self.0.lock().expect("no holder of this lock panics") = None;
+    }
+
+    /// A write was sent. Whoever sent it lives on up to its next `.await`.
+    fn burn(&self) {
+        let mut armed = self.0.lock().expect("no holder of this lock panics");
+        let Some(burning) = armed.as_mut() else { return };
+        burning.writes_left -= 1;
+        if burning.writes_left > 0 {
+            return;
+        }
+        let blown = armed.take();
+        drop(armed);
+        if let Some(Armed { process, blown, .. }) = blown {
+            process.kill();
+            blown.cancel();
+        }
+    }
+}
+
 /// A user's way to the API server.
 pub struct Link {
     address: Address,
     user: User,
     weather: Weather,
     court: Court,
+    cable: Cable,
+    fuse: Fuse,
 }
 
 /// What happens to a request.
@@ -81,6 +159,8 @@ enum Fate {
     Lost,
     /// It arrives, and its answer does not.
     AnswerLost,
+    /// It arrives only after its sender has given it up.
+    Late,
 }
 
 fn below(limit: u64) -> u64 {
@@ -95,7 +175,26 @@ fn some(limit: Duration) -> Duration {
 impl Link {
     /// The way of `user`, in that weather.
     pub fn new(address: &Address, user: User, weather: &Weather, court: &Court) -> Link {
-        Link { address: address.clone(), user, weather: weather.clone(), court: court.clone() }
+        Link {
+            address: address.clone(),
+            user,
+            weather: weather.clone(),
+            court: court.clone(),
+            cable: Cable::default(),
+            fuse: Fuse::default(),
+        }
+    }
+
+    /// The same way over a machine's cable.
+    #[must_use]
+    pub fn over(self, cable: &Cable) -> Link {
+        Link { cable: cable.clone(), ..self }
+    }
+
+    /// The same way for a process that dies when the fuse blows.
+    #[must_use]
+    pub fn fused(self, fuse: &Fuse) -> Link {
+        Link { fuse: fuse.clone(), ..self }
     }
 
     fn fate(&self, write: bool) -> Fate {
@@ -104,6 +203,7 @@ impl Link {
             0..2 => Fate::Refused,
             2..4 if write => Fate::Lost,
             4..7 if write => Fate::AnswerLost,
+            7..9 if write => Fate::Late,
             _ => Fate::Answered,
         }
     }
@@ -115,18 +215,40 @@ impl Link {
         run: impl FnOnce(Arc<dyn Transport>) -> BoxFuture<'static, T> + Send,
     ) -> Result<T, TransportError> {
         let fate = self.fate(write);
+        let lost = || TransportError::Lost("connection reset".into());
         stdx::sleep(some(DELAY_MAX)).await;
+        if !self.cable.is_whole() {
+            stdx::sleep(CUT_PATIENCE).await;
+            return Err(lost());
+        }
         let serving = self.address.get().filter(|_| fate != Fate::Refused);
         let Some(serving) = serving else { return Err(TransportError::Unreached("connection refused".into())) };
         if fate == Fate::Lost {
             stdx::sleep(some(DELAY_MAX)).await;
-            return Err(TransportError::Lost("connection reset".into()));
+            return Err(lost());
         }
-        let answer = serving.node.run(run(serving.server.in_process(self.user.clone()))).await;
+        let late = if fate == Fate::Late { some(LATE_MAX) } else { Duration::ZERO };
+        let request = run(serving.server.in_process(self.user.clone()));
+        let answer = serving.node.run(async move {
+            stdx::sleep(late).await;
+            request.await
+        });
+        if write {
+            self.fuse.burn();
+        }
+        if fate == Fate::Late {
+            stdx::sleep(some(DELAY_MAX)).await;
+            return Err(lost());
+        }
+        let answer = answer.await;
         stdx::sleep(some(DELAY_MAX)).await;
+        if !self.cable.is_whole() {
+            stdx::sleep(CUT_PATIENCE).await;
+            return Err(lost());
+        }
         match answer {
             Ok(answer) if fate == Fate::Answered => Ok(answer),
-            _ => Err(TransportError::Lost("connection reset".into())),
+            _ => Err(lost()),
         }
     }
 }
@@ -185,7 +307,7 @@ impl Transport for Link {
             };
             let stream = self.carry(false, watch).await.map_err(|error| client_error(error, false))??;
             let gone = || ClientError::Transport(TransportError::Lost("connection reset".into()));
-            Ok(carried(&node.ok_or_else(gone)?, stream, self.weather.clone()))
+            Ok(carried(&node.ok_or_else(gone)?, stream, self.weather.clone(), self.cable.clone()))
         })
     }
 }
@@ -194,7 +316,7 @@ type Event = Result<WatchEvent, ClientError>;
 
 /// The stream as its receiver sees it: in bad weather each event comes some time later than it was sent, in order, until
 /// the watch is lost. It is read on the server's machine, by whose clock it lives.
-fn carried(node: &NodeContext, mut stream: WatchStream, weather: Weather) -> WatchStream {
+fn carried(node: &NodeContext, mut stream: WatchStream, weather: Weather, cable: Cable) -> WatchStream {
     let (stamped, mut due) = mpsc::channel::<(Mono, Event)>(ON_THE_WAY_MAX);
     let (delivered, events) = mpsc::channel::<Event>(ON_THE_WAY_MAX);
     let lagging = weather.clone();
@@ -220,6 +342,10 @@ fn carried(node: &NodeContext, mut stream: WatchStream, weather: Weather) -> Wat
                 break;
             }
             stdx::sleep_until(at).await;
+            // Some connections outlive a cut, and then what was sent meanwhile comes at once.
+            if cable.mended().await && below(2) == 0 {
+                break;
+            }
             if delivered.send(event).await.is_err() {
                 return;
             }

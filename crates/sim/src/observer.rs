@@ -1,4 +1,4 @@
-//! Looks at every change of every pod as it happens, and checks what must hold at every moment.
+//! Looks at every change of pods, ReplicaSets and Deployments as it happens, and checks what must hold at every moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use api::decide::pod::{is_pod_ready, is_pod_terminated};
 use api::projection::PodLite;
 use client::{Cache, Client, ClientError, ListOptions, Object, Target, WatchEvent, WatchOptions, Watched};
 use futures_util::StreamExt;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use stdx::TaskTree;
 use stdx::sim::Simulation;
 
@@ -19,25 +19,82 @@ use crate::worker::PROCESSORS;
 
 /// Starts looking.
 pub fn start(simulation: &Simulation, around: &Surroundings) {
+    let node = simulation.node("observer");
     let (client, court) = (around.witness(), around.court.clone());
-    drop(simulation.node("observer").run(async move {
+    drop(node.run(async move {
         let tasks = TaskTree::default();
         let deployments = Cache::start(&tasks, client.clone(), Watched::of::<Deployment>());
-        let mut observer = Observer { pods: BTreeMap::new(), deployments, court };
-        loop {
-            if let Err(error) = observer.follow(&client).await {
-                tracing::debug!(%error, "the observer looks again");
-            }
-            stdx::sleep(AGAIN).await;
-        }
+        let mut pods = Pods { pods: BTreeMap::new(), deployments, court: court.clone() };
+        watch(&client, &court, Target::new("", "v1", "pods"), &mut pods).await;
+    }));
+    let (client, court) = (around.witness(), around.court.clone());
+    drop(node.run(async move {
+        let mut sets = Sets { sets: BTreeMap::new(), court: court.clone() };
+        watch(&client, &court, Target::of::<ReplicaSet>(), &mut sets).await;
+    }));
+    let (client, court) = (around.witness(), around.court.clone());
+    drop(node.run(async move {
+        let mut numbers = Numbers { highest: BTreeMap::new(), court: court.clone() };
+        watch(&client, &court, Target::of::<Deployment>(), &mut numbers).await;
     }));
 }
 
 /// While there is no server, it is looked for this often.
 const AGAIN: Duration = Duration::from_millis(50);
 
-struct Observer {
-    /// Pods by uid.
+/// Who looks at every change of the objects of a kind.
+trait Eye: Send {
+    /// These objects are there; what happened until now is not known.
+    fn begin(&mut self, objects: Vec<Arc<Object>>);
+
+    /// An object was made, changed or removed.
+    fn see(&mut self, object: &Arc<Object>, exists: bool);
+}
+
+/// Shows `eye` every single change. A cache would leave out what is soon followed by something else.
+async fn watch(client: &Client, court: &Court, target: Target, eye: &mut impl Eye) {
+    let mut highest = 0;
+    loop {
+        if let Err(error) = follow(client, court, &target, eye, &mut highest).await {
+            tracing::debug!(%error, "the observer looks again");
+        }
+        stdx::sleep(AGAIN).await;
+    }
+}
+
+/// Looks until the server goes away. `highest` is the revision that was seen last: there is never an older one after it.
+async fn follow(
+    client: &Client,
+    court: &Court,
+    target: &Target,
+    eye: &mut impl Eye,
+    highest: &mut u64,
+) -> Result<(), ClientError> {
+    let mut reach = |revision: u64| {
+        if revision < *highest {
+            court.accuse("monotony", format!("revision {revision} of {} after {highest}", target.resource));
+        }
+        *highest = revision.max(*highest);
+    };
+    let list = client.list(target.clone(), ListOptions::default()).await?;
+    reach(list.revision);
+    eye.begin(list.items);
+    let from = WatchOptions { resource_version: Some(list.revision.to_string()), ..WatchOptions::default() };
+    let mut events = client.watch(target.clone(), from).await?;
+    while let Some(event) = events.next().await {
+        let (object, exists) = match event? {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, true),
+            WatchEvent::Deleted(object) => (object, false),
+            WatchEvent::Bookmark { .. } => continue,
+        };
+        reach(object.revision());
+        eye.see(&object, exists);
+    }
+    Ok(())
+}
+
+/// The pods by uid.
+struct Pods {
     pods: BTreeMap<String, Arc<Object>>,
     deployments: Cache,
     court: Court,
@@ -51,22 +108,9 @@ fn serves(pod: &Object) -> bool {
     is_live(pod) && is_pod_ready(pod.project())
 }
 
-impl Observer {
-    /// Sees every single change until the server goes away. A cache would leave out what is soon followed by something else.
-    async fn follow(&mut self, client: &Client) -> Result<(), ClientError> {
-        let target = Target::new("", "v1", "pods");
-        let list = client.list(target.clone(), ListOptions::default()).await?;
-        self.pods = list.items.into_iter().map(|pod| (pod.uid().to_owned(), pod)).collect();
-        let from = WatchOptions { resource_version: Some(list.revision.to_string()), ..WatchOptions::default() };
-        let mut events = client.watch(target, from).await?;
-        while let Some(event) = events.next().await {
-            match event? {
-                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => self.see(&pod, true),
-                WatchEvent::Deleted(pod) => self.see(&pod, false),
-                WatchEvent::Bookmark { .. } => {}
-            }
-        }
-        Ok(())
+impl Eye for Pods {
+    fn begin(&mut self, objects: Vec<Arc<Object>>) {
+        self.pods = objects.into_iter().map(|pod| (pod.uid().to_owned(), pod)).collect();
     }
 
     fn see(&mut self, pod: &Arc<Object>, exists: bool) {
@@ -77,7 +121,8 @@ impl Observer {
         }
         let after = (self.count(is_live), self.count(serves));
         let bounds = self.court.bounds();
-        if after.0 > before.0 && after.0 > bounds.ceiling && old.is_none() {
+        // Be it made, or one that had ended and lives again.
+        if after.0 > before.0 && after.0 > bounds.ceiling {
             self.court.accuse("ceiling", format!("{} pods, at most {}: {pod:?}", after.0, bounds.ceiling));
         }
         let deleted = !exists || pod.meta().deletion.is_some();
@@ -87,9 +132,17 @@ impl Observer {
         if after.1 < before.1 && !deleted && !self.court.is_disturbed() {
             self.court.accuse("adoption", format!("a pod serves no more, and nobody touched it: {pod:?}"));
         }
+        let controllers = [old.as_ref().and_then(|old| controller(old)), controller(pod)];
+        if let [Some(was), Some(is)] = controllers
+            && was != is
+        {
+            self.court.accuse("ownership", format!("passed from {was} to {is}: {pod:?}"));
+        }
         self.check_capacity();
     }
+}
 
+impl Pods {
     /// The floor holds from when the Deployment has said that there are enough, and but for losses of power.
     fn is_judged(&self) -> bool {
         if self.court.is_disturbed() {
@@ -117,5 +170,66 @@ impl Observer {
 
     fn count(&self, which: fn(&Object) -> bool) -> usize {
         self.pods.values().filter(|pod| which(pod)).count()
+    }
+}
+
+fn controller(object: &Object) -> Option<String> {
+    object.meta().controller().map(|owner| owner.uid.to_string())
+}
+
+/// The ReplicaSets by uid.
+struct Sets {
+    sets: BTreeMap<String, Arc<Object>>,
+    court: Court,
+}
+
+impl Eye for Sets {
+    fn begin(&mut self, objects: Vec<Arc<Object>>) {
+        self.sets = objects.into_iter().map(|set| (set.uid().to_owned(), set)).collect();
+    }
+
+    fn see(&mut self, set: &Arc<Object>, exists: bool) {
+        let old = self.sets.remove(set.uid());
+        if !exists {
+            return;
+        }
+        let was = old.as_ref().and_then(|old| controller(old));
+        let is = controller(set);
+        if was.is_some() && is.is_some() && was != is {
+            self.court.accuse("ownership", format!("passed from {was:?} to {is:?}: {set:?}"));
+        }
+        let twin = self.sets.values().find(|other| is.is_some() && controller(other) == is && image(other) == image(set));
+        if let Some(twin) = twin {
+            self.court.accuse("ownership", format!("two ReplicaSets of one template: {twin:?} and {set:?}"));
+        }
+        self.sets.insert(set.uid().to_owned(), set.clone());
+    }
+}
+
+/// What the templates of this Deployment differ in.
+fn image(set: &Object) -> Option<String> {
+    let set: ReplicaSet = set.typed().ok()?;
+    set.spec?.template?.spec?.containers.first()?.image.clone()
+}
+
+/// The numbers of the Deployments' revisions, by uid.
+struct Numbers {
+    highest: BTreeMap<String, u64>,
+    court: Court,
+}
+
+impl Eye for Numbers {
+    fn begin(&mut self, objects: Vec<Arc<Object>>) {
+        objects.iter().for_each(|deployment| self.see(deployment, true));
+    }
+
+    fn see(&mut self, deployment: &Arc<Object>, _: bool) {
+        let annotations = &deployment.meta().annotations;
+        let number = annotations.get("deployment.kubernetes.io/revision").and_then(|text| text.parse::<u64>().ok());
+        let highest = self.highest.entry(deployment.uid().to_owned()).or_default();
+        if number.unwrap_or(0) < *highest {
+            self.court.accuse("monotony", format!("revision {number:?} after {highest}: {deployment:?}"));
+        }
+        *highest = number.unwrap_or(0).max(*highest);
     }
 }

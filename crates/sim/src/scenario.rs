@@ -3,75 +3,75 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use apiserver::User;
-use client::{Action, Body, Client, PatchKind, Target, WriteOptions};
+use client::{Action, Body, Client, DeleteOptions, ListOptions, PatchKind, Propagation, Target, WriteOptions};
+use futures_util::future::join;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use stdx::sim::{NodeContext, Random, Simulation};
 
-use crate::cluster::{Control, Loops, Surroundings};
+use crate::cluster::{Story, Surroundings};
 use crate::court::{Bounds, Court};
-use crate::link::{Address, Weather};
+use crate::mishap::Machines;
 use crate::observer;
 use crate::rest;
-use crate::worker::{GOOD, MISSING, SICK, Worker};
+use crate::worker::{GOOD, MISSING, SICK};
 
 pub const NAMESPACE: &str = "default";
 /// Of the Deployment and its Service.
 pub const NAME: &str = "web";
 /// The map in which the user counts, to see whether anything is lost.
 const LEDGER: &str = "ledger";
-const WORKERS: usize = 3;
 /// With the surge, as many pods as there are processors.
 const REPLICAS_MAX: u64 = 7;
 /// A roll-out that cannot succeed is left alone for so long.
 const STUCK: Duration = Duration::from_secs(90);
+/// Before the user tries again, what was asked for last has arrived or never will.
+const AGAIN: Duration = Duration::from_millis(600);
 
 /// One seed's story.
 pub struct Scenario {
     random: Random,
     around: Surroundings,
-    control: Control,
-    loops: Loops,
-    workers: Vec<Worker>,
-    user: NodeContext,
+    machines: Machines,
+    user: User,
+}
+
+/// What the user wants, and the way to ask for it.
+struct User {
+    random: Random,
+    around: Surroundings,
+    node: NodeContext,
     client: Client,
     /// Pods above the desired number, and pods that may be missing from it.
     slack: (usize, usize),
+    min_ready_seconds: u64,
     replicas: usize,
     image: &'static str,
-    told: Vec<String>,
 }
 
 impl Scenario {
     /// Machines that are off, and an observer.
     pub fn new(simulation: &Simulation, seed: u64, court: Court, folder: PathBuf) -> Scenario {
-        let around = Surroundings { address: Address::default(), weather: Weather::default(), court };
+        let around = Surroundings { court, ..Surroundings::default() };
         let mut random = Random::new(seed);
         observer::start(simulation, &around);
-        Scenario {
-            control: Control::new(simulation, seed, &around),
-            loops: Loops::new(simulation, &around),
-            workers: (1..=WORKERS).map(|number| Worker::new(simulation, number, &around, &folder)).collect(),
-            user: simulation.node("user"),
-            client: around.client(User::master("user"), "user"),
-            slack: [(1, 0), (0, 1), (2, 1), (2, 2)][random.below(4) as usize],
-            replicas: 1 + random.below(REPLICAS_MAX) as usize,
-            image: GOOD[0],
-            told: Vec::new(),
-            random,
-            around,
-        }
+        let machines = Machines::new(simulation, seed, &around, random.fork(), &folder);
+        let user = User::new(simulation, &around, random.fork());
+        Scenario { random, around, machines, user }
+    }
+
+    /// What has happened so far.
+    pub fn story(&self) -> Story {
+        self.around.story.clone()
     }
 
     /// Plays the story and tells it in a line.
     pub async fn play(mut self) -> String {
-        self.control.start().await;
+        self.machines.start().await;
         self.around.weather.set(true);
-        self.loops.start();
-        self.workers.iter().for_each(Worker::start);
-        self.count_in_the_ledger();
-        self.begin().await;
+        self.user.count_in_the_ledger();
+        self.user.begin().await;
+        self.come_to_rest().await;
         for _ in 0..3 + self.random.below(3) {
             if self.around.court.is_decided() {
                 break;
@@ -81,7 +81,58 @@ impl Scenario {
         if !self.around.court.is_decided() {
             self.end().await;
         }
-        self.told.join("; ")
+        self.around.story.told()
+    }
+
+    /// One to three changes, up to two misfortunes meanwhile, and then rest.
+    async fn episode(&mut self) {
+        let mishaps = [0, 0, 1, 1, 1, 2][self.random.below(6) as usize];
+        let changes = 1 + self.random.below(3);
+        join(self.machines.suffer(mishaps), self.user.change_often(changes)).await;
+        self.come_to_rest().await;
+    }
+
+    async fn come_to_rest(&mut self) {
+        let witness = self.around.witness();
+        let court = self.around.court.clone();
+        let good = GOOD.contains(&self.user.image);
+        if !good {
+            stdx::sleep(STUCK).await;
+        }
+        if let Err((invariant, why)) = rest::wait(&witness, &court, &self.machines.workers, good).await {
+            return court.accuse(invariant, why);
+        }
+        // A roll-out that is stuck holds what it had, so nothing is narrowed before one succeeds.
+        if good {
+            court.rest(self.user.bounds());
+        }
+    }
+
+    /// With nothing going wrong any more, everything comes right.
+    async fn end(&mut self) {
+        self.around.weather.set(false);
+        self.user.image = GOOD[0];
+        self.user.ask().await;
+        self.come_to_rest().await;
+        let witness = self.around.witness();
+        let ledger = witness.get(Target::of::<ConfigMap>().namespace(NAMESPACE).name(LEDGER)).await;
+        let revision = ledger.map(|ledger| ledger.revision()).unwrap_or_default();
+        self.user.node.note(&format!("ends at {revision}"));
+    }
+}
+
+impl User {
+    fn new(simulation: &Simulation, around: &Surroundings, mut random: Random) -> User {
+        User {
+            around: around.clone(),
+            node: simulation.node("user"),
+            client: around.client(apiserver::User::master("user"), "user"),
+            slack: [(1, 0), (0, 1), (2, 1), (2, 2)][random.below(4) as usize],
+            min_ready_seconds: [0, 0, 3][random.below(3) as usize],
+            replicas: 1 + random.below(REPLICAS_MAX) as usize,
+            image: GOOD[0],
+            random,
+        }
     }
 
     /// What is wanted now allows this.
@@ -91,48 +142,45 @@ impl Scenario {
 
     async fn begin(&mut self) {
         self.around.court.rest(self.bounds());
-        self.told.push(format!("{} replicas, surge {}, unavailable {}", self.replicas, self.slack.0, self.slack.1));
-        let deployment = deployment(self.replicas, self.slack, self.image);
-        insist(&self.client, Target::of::<Deployment>().namespace(NAMESPACE), create(&deployment)).await;
+        let (surge, unavailable) = self.slack;
+        self.around.story.tell(format!("{} replicas, surge {surge}, unavailable {unavailable}", self.replicas));
+        self.create().await;
         let service = serde_json::json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME},
             "spec": {"selector": {"app": NAME}, "ports": [{"port": 80, "targetPort": 8080}]},
         });
         insist(&self.client, Target::of::<Service>().namespace(NAMESPACE), create(&service)).await;
-        self.come_to_rest().await;
     }
 
-    /// One or two changes, perhaps a misfortune, and then rest.
-    async fn episode(&mut self) {
+    async fn create(&self) {
+        let target = Target::of::<Deployment>().namespace(NAMESPACE);
+        insist(&self.client, target, create(&self.deployment())).await;
+    }
+
+    async fn change_often(&mut self, times: u64) {
         self.change().await;
-        let mishap = self.random.one_in(2);
-        let again = self.random.one_in(2);
-        self.pass(20).await;
-        if mishap {
-            self.mishap().await;
-        }
-        if again {
-            self.pass(20).await;
+        for _ in 1..times {
+            let millis = self.random.below(15_000);
+            stdx::sleep(Duration::from_millis(millis)).await;
             self.change().await;
         }
-        self.come_to_rest().await;
-    }
-
-    async fn pass(&mut self, seconds_max: u64) {
-        let millis = self.random.below(seconds_max * 1000);
-        stdx::sleep(Duration::from_millis(millis)).await;
     }
 
     async fn change(&mut self) {
+        match self.random.below(12) {
+            0 => return self.start_over().await,
+            1 => return self.delete_a_pod().await,
+            _ => {}
+        }
         self.image = match self.random.below(8) {
             0 => SICK,
             1 => MISSING,
             number => GOOD[number as usize % GOOD.len()],
         };
         if self.random.one_in(2) {
-            self.replicas = 1 + self.random.below(REPLICAS_MAX) as usize;
+            self.replicas = self.random.below(REPLICAS_MAX + 1) as usize;
         }
-        self.told.push(format!("{} × {}", self.replicas, self.image));
+        self.around.story.tell(format!("{} × {}", self.replicas, self.image));
         self.ask().await;
     }
 
@@ -145,64 +193,39 @@ impl Scenario {
         insist(&self.client, target, patch(PatchKind::Strategic, &wanted)).await;
     }
 
-    async fn mishap(&mut self) {
-        // Longer than anything is under way, so that the dead do not act after their successors have looked.
-        let down = Duration::from_millis(500 + self.random.below(20_000));
-        let worker = self.random.below(WORKERS as u64) as usize;
-        match self.random.below(4) {
-            0 => {
-                self.told.push("controllers killed".into());
-                self.loops.restart(down).await;
+    /// Deletes the Deployment and leaves its pods, which another of the same name then takes over.
+    async fn start_over(&self) {
+        self.around.story.tell("deployment made anew over its orphans".into());
+        let target = Target::of::<Deployment>().namespace(NAMESPACE).name(NAME);
+        let options = DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() };
+        loop {
+            match self.client.delete(target.clone(), options.clone()).await {
+                Err(error) if error.is_not_found() => break,
+                Err(error) => tracing::debug!(%error, "the user tries again"),
+                // It goes when its dependents are without it.
+                Ok(_) => {}
             }
-            1 => {
-                self.told.push("control plane lost power".into());
-                self.around.court.disturb();
-                self.control.lose_power(down).await;
-            }
-            2 => {
-                self.told.push(format!("agent of {} killed", self.workers[worker].name));
-                self.workers[worker].restart_agent(down).await;
-            }
-            _ => {
-                self.told.push(format!("{} lost power", self.workers[worker].name));
-                self.around.court.disturb();
-                self.workers[worker].lose_power(down).await;
-            }
+            stdx::sleep(AGAIN).await;
         }
+        self.create().await;
     }
 
-    async fn come_to_rest(&mut self) {
-        let witness = self.around.witness();
-        let court = self.around.court.clone();
-        let good = GOOD.contains(&self.image);
-        if !good {
-            stdx::sleep(STUCK).await;
+    async fn delete_a_pod(&mut self) {
+        let target = Target::of::<Pod>().namespace(NAMESPACE);
+        let Ok(pods) = self.client.list(target.clone(), ListOptions::default()).await else { return };
+        if pods.items.is_empty() {
+            return;
         }
-        if let Err((invariant, why)) = rest::wait(&witness, &court, &self.workers, good).await {
-            return court.accuse(invariant, why);
-        }
-        // A roll-out that is stuck holds what it had, so nothing is narrowed before one succeeds.
-        if good {
-            court.rest(self.bounds());
-        }
-    }
-
-    /// With nothing going wrong any more, everything comes right.
-    async fn end(&mut self) {
-        self.around.weather.set(false);
-        self.image = GOOD[0];
-        self.ask().await;
-        self.come_to_rest().await;
-        let witness = self.around.witness();
-        let ledger = witness.get(Target::of::<ConfigMap>().namespace(NAMESPACE).name(LEDGER)).await;
-        let revision = ledger.map(|ledger| ledger.revision()).unwrap_or_default();
-        self.user.note(&format!("ends at {revision}"));
+        let pod = &pods.items[self.random.below(pods.items.len() as u64) as usize];
+        self.around.story.tell(format!("{} deleted", pod.name()));
+        self.around.court.disturb();
+        drop(self.client.delete(target.name(pod.name()), DeleteOptions::of_uid(pod.uid())).await);
     }
 
     /// Counts upwards in a ConfigMap: what was acknowledged is there at every later look.
     fn count_in_the_ledger(&self) {
         let (client, court, witness) = (self.client.clone(), self.around.court.clone(), self.around.witness());
-        drop(self.user.run(async move {
+        drop(self.node.run(async move {
             let target = Target::of::<ConfigMap>().namespace(NAMESPACE);
             let first = serde_json::json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": LEDGER}, "data": {"count": "0"}});
@@ -225,6 +248,30 @@ impl Scenario {
             }
         }));
     }
+
+    fn deployment(&self) -> serde_json::Value {
+        let (surge, unavailable) = self.slack;
+        serde_json::json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME},
+            "spec": {
+                "replicas": self.replicas,
+                "minReadySeconds": self.min_ready_seconds,
+                "selector": {"matchLabels": {"app": NAME}},
+                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}},
+                "template": {
+                    "metadata": {"labels": {"app": NAME}},
+                    "spec": {
+                        "terminationGracePeriodSeconds": 5,
+                        "containers": [{
+                            "name": "app", "image": self.image,
+                            "resources": {"requests": {"cpu": "1"}},
+                            "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1},
+                        }],
+                    },
+                },
+            },
+        })
+    }
 }
 
 /// Tries again until the server has done it.
@@ -235,7 +282,7 @@ async fn insist(client: &Client, target: Target, action: Action) {
             Err(error) if error.is_already_exists() => return,
             Err(error) => tracing::debug!(%error, "the user tries again"),
         }
-        stdx::sleep(Duration::from_millis(300)).await;
+        stdx::sleep(AGAIN).await;
     }
 }
 
@@ -249,26 +296,4 @@ fn create(json: &serde_json::Value) -> Action {
 
 fn patch(kind: PatchKind, json: &serde_json::Value) -> Action {
     Action::Patch(kind, bytes(json).into(), WriteOptions::default())
-}
-
-fn deployment(replicas: usize, slack: (usize, usize), image: &str) -> serde_json::Value {
-    serde_json::json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": NAME}},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": slack.0, "maxUnavailable": slack.1}},
-            "template": {
-                "metadata": {"labels": {"app": NAME}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 5,
-                    "containers": [{
-                        "name": "app", "image": image,
-                        "resources": {"requests": {"cpu": "1"}},
-                        "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1},
-                    }],
-                },
-            },
-        },
-    })
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::User;
-use client::{Cache, Watched};
+use client::{Cache, Client, Watched};
 use cri::fake::{Behavior, FakeImage, FakeRuntime};
 use cri::{DnsConfig, ExecSyncResponse, PodSandboxConfig, PodSandboxFilter, PodSandboxState, RuntimeService};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Service;
 use node::agent::Options;
 use node::cgroup::Cgroups;
@@ -21,6 +22,7 @@ use stdx::sim::{NodeContext, Simulation};
 use stdx::{BoxFuture, TaskTree};
 
 use crate::cluster::Surroundings;
+use crate::link::Cable;
 
 /// Processors of a machine; each pod asks for one.
 pub const PROCESSORS: u32 = 3;
@@ -51,6 +53,7 @@ pub struct Worker {
     node: NodeContext,
     runtime: FakeRuntime,
     folder: PathBuf,
+    cable: Cable,
     lives: u32,
 }
 
@@ -63,6 +66,7 @@ impl Worker {
             node: simulation.node(&name),
             runtime: runtime(),
             folder: folder.join(&name),
+            cable: Cable::default(),
             name,
             lives: 0,
         }
@@ -71,9 +75,9 @@ impl Worker {
     /// Starts the agent.
     pub fn start(&self) {
         let (around, runtime, folder) = (self.around.clone(), self.runtime.clone(), self.folder.clone());
-        let name = self.name.clone();
+        let (name, cable) = (self.name.clone(), self.cable.clone());
         drop(self.node.run(async move {
-            let agent = Agent::new(options(&around, &name, runtime, &folder)).await.expect("the fake runtime answers");
+            let agent = Agent::new(options(&around, &name, &cable, runtime, &folder)).await.expect("the fake runtime answers");
             agent.run().await;
         }));
     }
@@ -84,6 +88,19 @@ impl Worker {
         stdx::sleep(down).await;
         self.node = self.node.restart();
         self.start();
+    }
+
+    /// Nothing passes between the machine and the API server for a while.
+    pub async fn part(&self, duration: Duration) {
+        self.cable.set(false);
+        stdx::sleep(duration).await;
+        self.cable.set(true);
+    }
+
+    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
+    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
+        self.node.step_wall(step);
+        self.node.drift(drift_ppm);
     }
 
     /// The machine loses power and comes back after a while: nothing runs, and what was in memory is gone.
@@ -129,10 +146,11 @@ fn runtime() -> FakeRuntime {
     runtime
 }
 
-fn options(around: &Surroundings, name: &str, runtime: FakeRuntime, folder: &Path) -> Options {
+fn options(around: &Surroundings, name: &str, cable: &Cable, runtime: FakeRuntime, folder: &Path) -> Options {
     let tasks = TaskTree::default();
-    let client = around.client(User::node(name), "kubelet");
-    let proxy = around.client(User::new("system:kube-proxy", &[]), "kube-proxy");
+    let client = |user, manager| Client::new(Arc::new(around.link(user).over(cable)), manager);
+    let proxy = client(User::new("system:kube-proxy", &[]), "kube-proxy");
+    let client = client(User::node(name), "kubelet");
     Options {
         client,
         runtime: Arc::new(runtime),
