@@ -14,27 +14,51 @@ const SEEDS: &str = "60";
 const COPIED: [&str; 9] =
     ["Cargo.toml", "Cargo.lock", "clippy.toml", "crates", "examples", "rustfmt.toml", "tests", "xtask", ".cargo"];
 
+/// A bug and the invariant that it breaks.
+struct Bug {
+    name: String,
+    invariant: String,
+    patch: PathBuf,
+}
+
+fn bugs(root: &Path) -> anyhow::Result<Vec<Bug>> {
+    let folder = root.join("crates/sim/planted");
+    let list = folder.join("list.txt");
+    let list = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
+    let lines = list.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let bug = |line: &str| {
+        let (name, invariant) = line.split_once(' ').with_context(|| format!("list.txt: {line:?}"))?;
+        let patch = folder.join(format!("{name}.patch"));
+        Ok(Bug { name: name.to_owned(), invariant: invariant.to_owned(), patch })
+    };
+    lines.map(bug).collect()
+}
+
+/// Checks that each bug can still be planted: cheap, and the first to fail when what it is planted in changes.
+pub fn check(root: &Path) -> anyhow::Result<()> {
+    for bug in bugs(root)? {
+        place::run(Command::new("git").args(["apply", "--check"]).arg(&bug.patch).current_dir(root))?;
+    }
+    Ok(())
+}
+
 /// Plants each bug of the list, or only one, and says whether the simulation finds it.
 pub fn run(root: &Path, only: Option<&str>) -> anyhow::Result<()> {
-    let list = root.join("crates/sim/planted/list.txt");
-    let list = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
     let copy = Copy::of(root)?;
     let mut missed = Vec::new();
-    for line in list.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-        let (name, invariant) = line.split_once(' ').with_context(|| format!("list.txt: {line:?}"))?;
+    for Bug { name, invariant, patch } in bugs(root)? {
         if only.is_some_and(|only| only != name) {
             continue;
         }
         let begun = std::time::Instant::now();
-        let patch = root.join("crates/sim/planted").join(format!("{name}.patch"));
         copy.apply(&patch, &[])?;
-        let found = copy.find(invariant).with_context(|| format!("play with {name}"));
+        let found = copy.find(&invariant).with_context(|| format!("play with {name}"));
         // Taken out again rather than copied anew: what is built follows the times of files.
         copy.apply(&patch, &["--reverse"])?;
         let said = found?;
         println!("{name}: {} [{} s]", said.as_deref().unwrap_or("NOT FOUND"), begun.elapsed().as_secs());
         if said.is_none() {
-            missed.push(name.to_owned());
+            missed.push(name);
         }
     }
     if missed.is_empty() { Ok(()) } else { bail!("the simulation does not find {}", missed.join(", ")) }
@@ -72,7 +96,8 @@ impl Copy {
     fn find(&self, invariant: &str) -> anyhow::Result<Option<String>> {
         let mut run = place::cargo();
         run.current_dir(&self.0).args(["run", "--quiet", "--locked", "--package", "sim", "--"]);
-        // Optimized as the simulation's seeds are in the tests; what it depends on is then built once for both.
+        // Others' crates are optimized anyway; of ours, only this much pays.
+        run.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         run.args(["--seeds", SEEDS, "--once", "--find", invariant]);
         let played = run.stderr(std::process::Stdio::inherit()).output().context("run the simulation")?;
         let text = String::from_utf8_lossy(&played.stdout);

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::{codegen, example, place, release, tidy, tools};
+use crate::{codegen, example, place, planted, release, tidy, tools};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -39,13 +39,16 @@ pub fn run(options: &Options) -> Result<()> {
     place::run(&mut tests)
 }
 
-/// What needs no running test: format, lints, the project's own rules, licences.
+/// What needs no running cluster: format, lints, the project's own rules, the supervisor's tests, licences.
 fn checks() -> Result<()> {
     place::run(place::cargo().args(["fmt", "--all", "--check"]))?;
     let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     place::run(place::cargo().args(lints))?;
     tidy::run(&place::root())?;
     codegen::check()?;
+    planted::check(&place::root())?;
+    // The supervisor lies outside of the workspace, whose test runner therefore does not see it.
+    place::run(place::cargo().args(["test", "--quiet", "--manifest-path", "crates/shim/Cargo.toml", "--lib"]))?;
     match tools::cargo_deny() {
         Ok(deny) => place::run(
             Command::new(deny).current_dir(place::root()).args(["--locked", "check", "licenses", "bans", "sources"]),

@@ -19,8 +19,9 @@ use crate::plan::{Action, Asker, Change, Failure, Need, Note, Outcomes, Plan, Pr
 const FIRST_BATCH: usize = 1;
 /// Requests of one plan under way at once.
 const CONCURRENCY: usize = 64;
-/// A write whose connection broke may still be on its way to the store: before that, nobody looks what became of it.
-const ON_THE_WAY: Duration = Duration::from_secs(1);
+/// A write whose connection broke may still be on its way to the store for so long. Who looks what became of it waits, and
+/// so does who writes again, lest the older write comes after the newer one.
+pub const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// The waits between tries to read what became of writes without an answer.
 const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
@@ -304,3 +305,6 @@ async fn permitted(
     let tree = client.review(Target::new("authorization.k8s.io", "v1", "subjectaccessreviews"), &review).await?;
     Ok(tree.at(&["status", "allowed"]).and_then(Value::as_bool) == Some(true))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod queue;
 pub mod run;
 
+pub use carry::ON_THE_WAY;
 pub use controller::{Authority, Controller, Facts, NodeRanges, Now, View, WantedCertificate, Watch, indexes};
 pub use event::Recorder;
 pub use plan::{

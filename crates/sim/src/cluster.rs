@@ -213,12 +213,7 @@ impl Loops {
                 }),
             };
             controllers::start(&runner);
-            scheduler::run::run(scheduler::run::Options {
-                client: scheduler,
-                caches,
-                tasks,
-            })
-            .await;
+            scheduler::run::run(scheduler::run::Options { client: scheduler, caches, tasks }).await;
         }));
     }
 

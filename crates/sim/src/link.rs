@@ -150,7 +150,7 @@ pub struct Link {
 }
 
 /// What happens to a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Answered,
     /// It never arrives, and its sender knows.
@@ -211,10 +211,12 @@ impl Link {
     /// Has `run` done on the server's machine, where it goes on whatever becomes of the one who asked.
     async fn carry<T: Send + 'static>(
         &self,
-        write: bool,
-        run: impl FnOnce(Arc<dyn Transport>) -> BoxFuture<'static, T> + Send,
+        request: Request,
+        run: impl FnOnce(Arc<dyn Transport>, Request) -> BoxFuture<'static, T> + Send,
     ) -> Result<T, TransportError> {
+        let write = request.is_write();
         let fate = self.fate(write);
+        tracing::trace!(user = self.user.name, method = %request.method(), path = request.target.path(), ?fate, "sent");
         let lost = || TransportError::Lost("connection reset".into());
         stdx::sleep(some(DELAY_MAX)).await;
         if !self.cable.is_whole() {
@@ -228,7 +230,7 @@ impl Link {
             return Err(lost());
         }
         let late = if fate == Fate::Late { some(LATE_MAX) } else { Duration::ZERO };
-        let request = run(serving.server.in_process(self.user.clone()));
+        let request = run(serving.server.in_process(self.user.clone()), request);
         let answer = serving.node.run(async move {
             stdx::sleep(late).await;
             request.await
@@ -265,10 +267,10 @@ impl Transport for Link {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         Box::pin(async move {
             let write = request.is_write();
-            let call = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+            let call = |transport: Arc<dyn Transport>, request| -> BoxFuture<'static, _> {
                 Box::pin(async move { transport.call(request).await })
             };
-            let response = self.carry(write, call).await??;
+            let response = self.carry(request, call).await??;
             if write && let Ok(object) = client::decode::object(&response) {
                 self.court.acknowledged(object.revision());
             }
@@ -278,20 +280,20 @@ impl Transport for Link {
 
     fn list(&self, request: Request) -> BoxFuture<'_, Result<ObjectList, ClientError>> {
         Box::pin(async move {
-            let list = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+            let list = |transport: Arc<dyn Transport>, request| -> BoxFuture<'static, _> {
                 Box::pin(async move { transport.list(request).await })
             };
-            self.carry(false, list).await.map_err(|error| client_error(error, false))?
+            self.carry(request, list).await.map_err(|error| client_error(error, false))?
         })
     }
 
     fn object(&self, request: Request) -> BoxFuture<'_, Result<Arc<Object>, ClientError>> {
         Box::pin(async move {
             let write = request.is_write();
-            let object = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+            let object = |transport: Arc<dyn Transport>, request| -> BoxFuture<'static, _> {
                 Box::pin(async move { transport.object(request).await })
             };
-            let object = self.carry(write, object).await.map_err(|error| client_error(error, write))??;
+            let object = self.carry(request, object).await.map_err(|error| client_error(error, write))??;
             if write {
                 self.court.acknowledged(object.revision());
             }
@@ -302,10 +304,10 @@ impl Transport for Link {
     fn watch(&self, request: Request) -> BoxFuture<'_, Result<WatchStream, ClientError>> {
         Box::pin(async move {
             let node = self.address.get().map(|serving| serving.node);
-            let watch = move |transport: Arc<dyn Transport>| -> BoxFuture<'static, _> {
+            let watch = |transport: Arc<dyn Transport>, request| -> BoxFuture<'static, _> {
                 Box::pin(async move { transport.watch(request).await })
             };
-            let stream = self.carry(false, watch).await.map_err(|error| client_error(error, false))??;
+            let stream = self.carry(request, watch).await.map_err(|error| client_error(error, false))??;
             let gone = || ClientError::Transport(TransportError::Lost("connection reset".into()));
             Ok(carried(&node.ok_or_else(gone)?, stream, self.weather.clone(), self.cable.clone()))
         })

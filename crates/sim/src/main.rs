@@ -52,7 +52,9 @@ fn asked() -> anyhow::Result<Asked> {
             "--log" => asked.log = true,
             "--once" => asked.once = true,
             other => {
-                bail!("unknown argument {other}; known are --seeds N, --from N, --seed N, --find INVARIANT, --once, --log")
+                bail!(
+                    "unknown argument {other}; known are --seeds N, --from N, --seed N, --find INVARIANT, --once, --log"
+                )
             }
         }
     }

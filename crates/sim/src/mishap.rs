@@ -18,8 +18,9 @@ const DOWN_MAX_MILLIS: u64 = 20_000;
 const WRITES_MAX: u64 = 40;
 /// Recovery is itself cut within so many operations of the disk.
 const RECOVERY_OPERATIONS_MAX: u64 = 30;
-/// Clocks jump by up to so much, and then run too fast or too slow by up to so many parts per million.
-const JUMP_SECONDS_MAX: u64 = 300;
+/// Clocks jump by up to so much, and then run too fast or too slow by up to so many parts per million. A controller whose
+/// clock is late by more takes each new pod for too young all the longer, and a roll-out takes them one by one.
+const JUMP_SECONDS_MAX: u64 = 60;
 const DRIFT_PPM_MAX: u64 = 20_000;
 
 /// Every machine of the cluster.
@@ -33,13 +34,7 @@ pub struct Machines {
 
 impl Machines {
     /// Machines that are off.
-    pub fn new(
-        simulation: &Simulation,
-        seed: u64,
-        around: &Surroundings,
-        random: Random,
-        folder: &Path,
-    ) -> Machines {
+    pub fn new(simulation: &Simulation, seed: u64, around: &Surroundings, random: Random, folder: &Path) -> Machines {
         Machines {
             control: Control::new(simulation, seed, around),
             loops: Loops::new(simulation, around),

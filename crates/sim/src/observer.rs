@@ -198,7 +198,8 @@ impl Eye for Sets {
         if was.is_some() && is.is_some() && was != is {
             self.court.accuse("ownership", format!("passed from {was:?} to {is:?}: {set:?}"));
         }
-        let twin = self.sets.values().find(|other| is.is_some() && controller(other) == is && image(other) == image(set));
+        let twin =
+            self.sets.values().find(|other| is.is_some() && controller(other) == is && image(other) == image(set));
         if let Some(twin) = twin {
             self.court.accuse("ownership", format!("two ReplicaSets of one template: {twin:?} and {set:?}"));
         }

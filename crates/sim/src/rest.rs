@@ -171,8 +171,20 @@ pub async fn wait(client: &Client, court: &Court, workers: &[Worker], good: bool
             return Ok(());
         }
         if stdx::mono() >= end {
+            tell(client).await;
             return Err(complaint);
         }
         stdx::sleep(LOOK).await;
+    }
+}
+
+/// Logs the pods as they are, for whoever looks into it.
+async fn tell(client: &Client) {
+    let pods = list(client, Target::new("", "v1", "pods")).await.unwrap_or_default();
+    for pod in pods {
+        let tree = pod.tree().unwrap_or_default();
+        let status = tree.get("status").and_then(|status| serde_json::to_string(status).ok());
+        let node = &pod.project::<PodLite>().spec.node_name;
+        tracing::info!(?pod, %node, deleting = pod.meta().deletion.is_some(), status, "pod");
     }
 }

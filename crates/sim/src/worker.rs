@@ -77,7 +77,8 @@ impl Worker {
         let (around, runtime, folder) = (self.around.clone(), self.runtime.clone(), self.folder.clone());
         let (name, cable) = (self.name.clone(), self.cable.clone());
         drop(self.node.run(async move {
-            let agent = Agent::new(options(&around, &name, &cable, runtime, &folder)).await.expect("the fake runtime answers");
+            let agent =
+                Agent::new(options(&around, &name, &cable, runtime, &folder)).await.expect("the fake runtime answers");
             agent.run().await;
         }));
     }

@@ -62,9 +62,12 @@ impl Handle {
         let (desired, wanted) = watch::channel(Desired { identity, ..Desired::default() });
         let cancel = context.tasks.cancel().clone();
         let writer = Writer { context: context.clone(), pod: Arc::new(pod.clone()) };
-        context.tasks.spawn("pod status", writer.run(wanted));
+        // What an earlier agent left says what it wanted to tell. Whether it got as far as telling it, nobody knows.
+        let told = if accepted.is_some() { None } else { pod.status.clone() };
+        context.tasks.spawn("pod status", writer.run(wanted, told));
         let worker = Worker {
             adopted: pod.status.clone(),
+            heard: accepted.is_none() || is_static(&pod),
             pod: Arc::new(pod),
             gone: false,
             refusal,
@@ -102,6 +105,9 @@ struct Worker {
     pod: Arc<Pod>,
     /// The status when this worker began: what was ready before the agent restarted still is.
     adopted: Option<PodStatus>,
+    /// Whether the API's version of the pod has come in. Before that nothing is told: it might undo what others wrote there
+    /// while no agent ran.
+    heard: bool,
     gone: bool,
     /// Why it was not admitted.
     refusal: Option<Waiting>,
@@ -214,7 +220,10 @@ impl Worker {
     fn apply(&mut self, message: Message) {
         match message {
             Message::Runtime => {}
-            Message::Gone => self.gone = true,
+            Message::Gone => {
+                self.gone = true;
+                self.heard = true;
+            }
             Message::Mirror(uid) => {
                 self.desired.send_if_modified(|desired| {
                     let fresh = desired.identity.as_ref() != Some(&uid);
@@ -226,8 +235,8 @@ impl Worker {
             Message::Referred => self.refresh(),
             Message::Pod(object) => match object.typed::<Pod>() {
                 Ok(mut pod) => {
-                    // What this worker told last is newer than what comes back.
-                    let told = self.desired.borrow().status.clone();
+                    // What this worker told last is newer than what comes back, and so is what an earlier agent left.
+                    let told = if self.heard { self.desired.borrow().status.clone() } else { self.pod.status.clone() };
                     if let Some(told) = told {
                         let present = pod.status.take();
                         if readiness(&told) != present.as_ref().and_then(readiness) {
@@ -235,6 +244,7 @@ impl Worker {
                         }
                         pod.status = Some(with_others_conditions(&told, present.as_ref()));
                     }
+                    self.heard = true;
                     let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                     let told_otherwise = told(&self.pod) != told(&pod);
                     self.pod = Arc::new(pod);
@@ -526,6 +536,9 @@ impl Worker {
         let mut pod = (*self.pod).clone();
         pod.status = Some(new.clone());
         self.pod = Arc::new(pod);
+        if !self.heard {
+            return;
+        }
         let known = self.gone;
         self.desired.send_if_modified(|desired| {
             let changed = desired.status.as_ref() != Some(&new) || desired.delete != gone || desired.gone != known;
@@ -607,8 +620,8 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self, mut wanted: watch::Receiver<Desired>) {
-        let mut told: Option<PodStatus> = self.pod.status.clone();
+    /// `told` is what the API says already.
+    async fn run(self, mut wanted: watch::Receiver<Desired>, mut told: Option<PodStatus>) {
         let mut known: Option<String> = None;
         let mut written = 0;
         let mut backoff = stdx::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -637,7 +650,9 @@ impl Writer {
                     }
                     Err(error) => {
                         tracing::warn!(pod = name(&self.pod), %error, "pod status not written");
-                        stdx::sleep(backoff.fail()).await;
+                        // An older status must not come after a newer one, for then it would stay.
+                        let under_way = if error.is_unknown() { reconcile::ON_THE_WAY } else { Duration::ZERO };
+                        stdx::sleep(backoff.fail().max(under_way)).await;
                         continue;
                     }
                 }
