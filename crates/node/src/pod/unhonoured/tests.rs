@@ -11,7 +11,10 @@ fn check(json: &str, expected: &[&str]) {
 
 #[test]
 fn names_the_field_by_its_path() {
-    check(r#"{"spec":{"containers":[{"name":"a"},{"name":"b","stdin":true}]}}"#, &["spec.containers[1].stdin"]);
+    check(
+        r#"{"spec":{"containers":[{"name":"a"},{"name":"b","volumeDevices":[{"name":"d","devicePath":"/d"}]}]}}"#,
+        &["spec.containers[1].volumeDevices"],
+    );
     check(r#"{"spec":{"containers":[],"hostUsers":false}}"#, &["spec.hostUsers"]);
     check(
         r#"{"spec":{"containers":[],"volumes":[{"name":"x","emptyDir":{"medium":"Memory"}},{"name":"y","nfs":{"server":"s","path":"p"}}]}}"#,
