@@ -50,13 +50,13 @@ pub fn run(root: &Path, only: Option<&str>) -> anyhow::Result<()> {
         if only.is_some_and(|only| only != name) {
             continue;
         }
-        let begun = std::time::Instant::now();
+        let begun = stdx::mono();
         copy.apply(&patch, &[])?;
         let found = copy.find(&invariant).with_context(|| format!("play with {name}"));
         // Taken out again rather than copied anew: what is built follows the times of files.
         copy.apply(&patch, &["--reverse"])?;
         let said = found?;
-        println!("{name}: {} [{} s]", said.as_deref().unwrap_or("NOT FOUND"), begun.elapsed().as_secs());
+        println!("{name}: {} [{} s]", said.as_deref().unwrap_or("NOT FOUND"), (stdx::mono() - begun).as_secs());
         if said.is_none() {
             missed.push(name);
         }
