@@ -9,6 +9,9 @@ use crate::clock::{until, within};
 use crate::cluster::{Cluster, Ran, kubectls, ran};
 use crate::machine::source;
 
+/// The disk is that of whoever runs the tests: little room on it is not what is tried here.
+const ROOM: [&str; 2] = ["--eviction-hard", "nodefs.available<1%"];
+
 /// A Deployment of busybox that runs a line of shell, with more fields of its spec and annotations.
 fn deployment(replicas: u32, line: &str, spec: &Value, annotations: &Value) -> Value {
     let mut object = json!({
@@ -39,7 +42,7 @@ fn complete(cluster: &Cluster) {
 
 #[test]
 fn a_drain_asks_the_budget_and_a_taint_asks_nobody() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_with(&ROOM);
     cluster.apply(&deployment(2, "sleep 1000", &json!({}), &json!({})).to_string());
     cluster.apply(
         &json!({
@@ -214,7 +217,7 @@ fn greeting(cluster: &Cluster) -> String {
 
 #[test]
 fn a_rollout_that_crashes_takes_itself_back() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_with(&ROOM);
     let settings = |greeting: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"GREETING": greeting}});
     cluster.apply(&settings("hello").to_string());
     let annotations = json!({"isopod.dev/auto-rollback": "true", "isopod.dev/restart-on-config-change": "true"});
