@@ -1,5 +1,5 @@
 # Asks twice through `kubectl port-forward`, and shows what kubectl complained of. Usage: forward.sh TARGET PORT
-rm -f "$HOME/forwarding"
+: >"$HOME/forwarding"
 kubectl port-forward "$1" ":$2" >"$HOME/forwarding" 2>"$HOME/complaints" &
 forward=$!
 trap 'kill $forward 2>/dev/null; cat "$HOME/complaints"' EXIT

@@ -1,5 +1,5 @@
 # Asks for paths through `kubectl proxy`. Usage: proxy.sh PATH...
-rm -f "$HOME/proxying"
+: >"$HOME/proxying"
 kubectl proxy --port=0 >"$HOME/proxying" 2>&1 &
 proxy=$!
 trap 'kill $proxy' EXIT
