@@ -91,7 +91,10 @@ fn a_lost_supervisor_takes_its_containers_with_it() {
         let status = world.status(&id).await;
         assert_eq!((status.exit.exit_code, status.exit.reason.as_str()), (255, "Unknown"));
         wait_for_end(container);
-        assert_eq!(world.runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::NotReady);
+        // Containers are told of first, their sandbox a moment later.
+        while world.runtime.pod_sandbox_status(&sandbox).await.unwrap().state == PodSandboxState::Ready {
+            tokio::task::yield_now().await;
+        }
         world.reopen().await;
         assert_eq!(world.status(&id).await.exit, status.exit);
         assert_eq!(world.runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::NotReady);
