@@ -249,6 +249,9 @@ state = "/run/containerd"
             "makeIPTablesUtilChains": false,
             "enforceNodeAllocatable": [],
             "resolvConf": "",
+            // How full the machine's disk is, is not what is measured.
+            "evictionHard": {"memory.available": "100Mi"},
+            "imageGCHighThresholdPercent": 100,
             "volumePluginDir": self.file("plugins"),
         })
         .to_string()
