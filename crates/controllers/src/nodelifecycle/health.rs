@@ -14,8 +14,8 @@ use stdx::Mono;
 
 use crate::{condition, owner, patch};
 
-/// How long a node may be silent.
-const GRACE: Duration = Duration::from_secs(40);
+/// How long a node may be silent. Upstream: `--node-monitor-grace-period`.
+const GRACE: Duration = Duration::from_secs(50);
 /// How long a node may take to say anything for the first time. Upstream: `--node-startup-grace-period`.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// The conditions that nobody knows any more.

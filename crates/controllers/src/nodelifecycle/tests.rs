@@ -109,12 +109,12 @@ fn a_node_that_is_silent_for_long_is_unknown_and_its_pods_are_not_counted_on() {
         "default",
         r#"{"metadata":{"name":"web"},"spec":{"nodeName":"n0"},"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}"#,
     );
-    assert_eq!(case.settle(&first()), Some(Duration::from_secs(40)));
+    assert_eq!(case.settle(&first()), Some(Duration::from_secs(50)));
     assert_eq!(case.world.told(), ["RegisteredNode Node n0 event: Registered Node n0 in Controller"]);
     case.pass(30);
     case.world.edit(LEASES, "kube-node-lease", "n0", r#"{"spec":{"renewTime":"2026-01-01T00:00:30.000000Z"}}"#);
-    assert_eq!(case.settle(&first()), Some(Duration::from_secs(40)), "a renewed lease is a sign of life");
-    case.pass(39);
+    assert_eq!(case.settle(&first()), Some(Duration::from_secs(50)), "a renewed lease is a sign of life");
+    case.pass(49);
     case.settle(&first());
     assert_eq!(case.ready("n0"), "True KubeletReady");
     case.pass(1);
