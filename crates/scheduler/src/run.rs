@@ -9,7 +9,7 @@ use api::decide::pod::{is_pod_schedulable, is_pod_terminating};
 use api::projection::{BudgetLite, NodeLite, PodLite, ReplicationControllerLite, SelectingLite, ServiceLite};
 use client::{Cache, Client, ClientError, ListOptions, Object, Snapshot, Target};
 use reconcile::plan::Resource;
-use reconcile::plan::kinds::{NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
+use reconcile::plan::kinds::{NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, SERVICES};
 use reconcile::{Caches, Note, Recorder, Reference, Severity};
 use stdx::{TaskTree, mono};
 use tokio::sync::mpsc;
@@ -37,8 +37,6 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 const STATEFUL_SETS: Resource = Resource { group: "apps", version: "v1", plural: "statefulsets", kind: "StatefulSet" };
 const CONTROLLERS: Resource =
     Resource { group: "", version: "v1", plural: "replicationcontrollers", kind: "ReplicationController" };
-const BUDGETS: Resource =
-    Resource { group: "policy", version: "v1", plural: "poddisruptionbudgets", kind: "PodDisruptionBudget" };
 
 /// What a scheduler works with.
 pub struct Options {
@@ -141,7 +139,7 @@ impl Around {
             replica_sets: options.caches.of(REPLICA_SETS),
             stateful_sets: maybe(STATEFUL_SETS).await,
             controllers: maybe(CONTROLLERS).await,
-            budgets: maybe(BUDGETS).await,
+            budgets: maybe(POD_DISRUPTION_BUDGETS).await,
         }
     }
 
