@@ -122,12 +122,12 @@ fn a_private_registry_needs_its_pull_secret() {
 fn a_field_that_is_not_honoured_is_refused_service_by_name() {
     let cluster = Cluster::start();
     cluster.apply(
-        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"asks"},"spec":{"shareProcessNamespace":true,"containers":[
-        {"name":"api","image":"my-registry/api:v1.2.3"}]}}"#,
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"asks"},"spec":{"containers":[
+        {"name":"api","image":"my-registry/api:v1.2.3"}],"volumes":[{"name":"far","nfs":{"server":"s","path":"/p"}}]}}"#,
     );
     let pod = until("the pod is refused service", || {
         let events = cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=asks"]);
-        events.contains("spec.shareProcessNamespace").then(|| cluster.get(&["pod", "asks"]))
+        events.contains("spec.volumes[0].nfs").then(|| cluster.get(&["pod", "asks"]))
     });
     assert_eq!(pod["status"]["phase"], "Pending");
 }
