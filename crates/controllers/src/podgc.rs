@@ -53,7 +53,7 @@ pub enum Place {
 }
 
 /// Since when the pod's node has been missing.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Memory {
     missing: Option<Mono>,
 }

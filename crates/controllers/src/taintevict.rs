@@ -25,7 +25,7 @@ pub struct Observed {
 }
 
 /// A deletion that was put off.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Memory {
     since: Option<Timestamp>,
 }

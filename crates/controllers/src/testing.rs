@@ -260,10 +260,11 @@ impl World {
         panic!("a decision that needs ever more");
     }
 
-    fn answer(&self, need: &Need) -> bool {
+    pub(crate) fn answer(&self, need: &Need) -> bool {
         match need {
             Need::Exists(of) => self.target(of).is_ok(),
             Need::Lives(of) => self.target(of).is_ok_and(|(object, _)| object.meta().deletion.is_none()),
+            Need::Unchanged { of, revision } => self.target(of).is_ok_and(|(object, _)| object.revision() == *revision),
             Need::Permitted { .. } | Need::Certificate { .. } => false,
             Need::Present { resource, namespace, name } => self.find(*resource, namespace, name).is_some(),
             Need::Holds { resource, namespace } => self.all(*resource).any(|object| object.namespace() == namespace),

@@ -46,8 +46,14 @@ pub async fn ensure(client: &Client) -> anyhow::Result<()> {
             .iter()
             .map(|(group, resources)| json!({"apiGroups": [group], "resources": resources, "verbs": ["patch"]}));
         let copied = json!({"apiGroups": [""], "resources": ["configmaps", "secrets"], "verbs": ["create", "delete"]});
-        // Copies of configuration that are pinned to revisions, which upstream's controller does not make.
-        let more = (*account == "deployment-controller").then_some(copied);
+        let leases = json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]});
+        let more = match *account {
+            // Copies of configuration that are pinned to revisions, which upstream's controller does not make.
+            "deployment-controller" => Some(copied),
+            // Before a node is called silent, the API itself is asked, which upstream's controller does not do.
+            "node-controller" => Some(leases),
+            _ => None,
+        };
         let rules: Vec<Value> = patched.chain(more).collect();
         let subject = json!({"kind": "ServiceAccount", "namespace": "kube-system", "name": account});
         put_role(client, &name, &role(&name, &rules), &binding(&name, &subject)).await?;

@@ -258,6 +258,11 @@ pub async fn answer(client: &Client, need: &Need) -> Result<bool, ClientError> {
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         },
+        Need::Unchanged { of, revision } => match client.get(target(of)).await {
+            Ok(object) => Ok(object.uid() == of.uid && object.revision() == *revision),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        },
         Need::Present { resource, namespace, name } => {
             let found = client.find(collection(*resource, namespace).name(name.as_str())).await?;
             Ok(found.is_some())

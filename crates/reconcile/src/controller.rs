@@ -173,7 +173,7 @@ pub trait Controller: Send + Sync + 'static {
     /// Everything a decision depends on.
     type Observed<'c>: Send;
     /// What may be lost at any time and is bounded, such as the window of an autoscaler.
-    type Memory: Default + Send;
+    type Memory: Clone + Default + Send + 'static;
 
     /// The kinds it watches, and which keys they concern.
     fn watches() -> Vec<Watch<Self::Key>>;

@@ -155,6 +155,8 @@ pub enum Need {
     Exists(Reference),
     /// Whether this very object exists now and is not being deleted: only such a one may adopt.
     Lives(Reference),
+    /// Whether this very object is still at this revision now, whatever the caches say.
+    Unchanged { of: Reference, revision: u64 },
     /// Whether any object of this name exists now.
     Present { resource: Resource, namespace: String, name: String },
     /// Whether a user may do something.

@@ -98,18 +98,18 @@ impl Runner {
 }
 
 /// What the loop waits for.
-enum Arrival<K> {
+enum Arrival<K, M> {
     Changed(usize, Vec<client::Change>),
-    Finished(Finish<K>),
+    Finished(Finish<K, M>),
     Due,
 }
 
 /// The two ends of the work on a key.
-enum Finish<K> {
+enum Finish<K, M> {
     /// All requests are answered: another key may be worked on.
     Carried,
-    /// The caches show what the requests did: the key may be decided about again.
-    Rested(K, Carried, Option<Duration>),
+    /// The caches show what the requests did: the key may be decided about again, with what is remembered of it.
+    Rested(K, Carried, Option<Duration>, M),
 }
 
 struct Loop<C: Controller> {
@@ -193,7 +193,7 @@ impl<C: Controller> Loop<C> {
         }
     }
 
-    fn apply(&mut self, arrival: Arrival<C::Key>) {
+    fn apply(&mut self, arrival: Arrival<C::Key, C::Memory>) {
         match arrival {
             Arrival::Due => {}
             Arrival::Changed(index, batch) => {
@@ -206,17 +206,23 @@ impl<C: Controller> Loop<C> {
                 }
             }
             Arrival::Finished(Finish::Carried) => self.running -= 1,
-            Arrival::Finished(Finish::Rested(key, carried, again)) => self.finish(key, carried, again),
+            Arrival::Finished(Finish::Rested(key, carried, again, memory)) => {
+                self.states.entry(key.clone()).or_default().memory = memory;
+                self.finish(key, carried, again);
+            }
         }
     }
 
     /// Decides about a key, carries the plan out in a task, and lets the key rest until the caches show what it did.
-    fn decide(&mut self, key: C::Key, finished: &mpsc::Sender<Finish<C::Key>>) {
+    fn decide(&mut self, key: C::Key, finished: &mpsc::Sender<Finish<C::Key, C::Memory>>) {
         let view = self.caches.view(&self.resources);
         let state = self.states.entry(key.clone()).or_default();
         let observed = C::observe(&view, &key);
         let now = Now { wall: wall(), mono: mono() };
-        let plan = C::reconcile(&observed, now, &state.last, &self.work.facts, &mut state.memory);
+        // Whoever decides again after fetching facts begins with the same memory.
+        let before = state.memory.clone();
+        let mut memory = before.clone();
+        let plan = C::reconcile(&observed, now, &state.last, &self.work.facts, &mut memory);
         drop(observed);
         tracing::trace!(
             controller = C::NAME,
@@ -228,12 +234,12 @@ impl<C: Controller> Loop<C> {
         let (work, finished, last) = (self.work.clone(), finished.clone(), state.last.clone());
         let (caches, resources) = (self.caches.clone(), self.resources.clone());
         drop(stdx::spawn(async move {
-            let (carried, again) = settle::<C>(work, view, &key, plan, &last).await;
+            let (carried, again) = settle::<C>(work, view, &key, plan, &last, (before, &mut memory)).await;
             // The loop is gone when the controller was stopped; then nobody asks any more.
             drop(finished.send(Finish::Carried).await);
             caches.show(&carried, &resources).await;
             tracing::trace!(controller = C::NAME, ?key, conflict = carried.conflict, "rested");
-            drop(finished.send(Finish::Rested(key, carried, again)).await);
+            drop(finished.send(Finish::Rested(key, carried, again, memory)).await);
         }));
     }
 
@@ -287,6 +293,7 @@ async fn settle<C: Controller>(
     key: &C::Key,
     plan: Plan,
     last: &Outcomes,
+    (before, memory): (C::Memory, &mut C::Memory),
 ) -> (Carried, Option<Duration>) {
     let mut plan = plan;
     let mut facts = work.facts.clone();
@@ -312,8 +319,8 @@ async fn settle<C: Controller>(
             }
         }
         let now = Now { wall: wall(), mono: mono() };
-        // What a decision remembers belongs to the round that began it; rounds that only fetch facts start empty.
-        plan = C::reconcile(&C::observe(&view, key), now, last, &facts, &mut C::Memory::default());
+        *memory = before.clone();
+        plan = C::reconcile(&C::observe(&view, key), now, last, &facts, memory);
     }
     let again = plan.again_after;
     (carry_out(&work.client, &work.recorder, plan).await, again)

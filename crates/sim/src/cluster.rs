@@ -104,7 +104,10 @@ impl Control {
     async fn grant_patches(&self) {
         let role = serde_json::json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "patches"},
-            "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["patch"]}],
+            "rules": [
+                {"apiGroups": ["*"], "resources": ["*"], "verbs": ["patch"]},
+                {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]},
+            ],
         });
         let binding = serde_json::json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "patches"},

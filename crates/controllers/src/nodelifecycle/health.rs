@@ -8,8 +8,9 @@ use api::projection::NodeLite;
 use api::value::Value;
 use client::Object;
 use jiff::{SignedDuration, Timestamp};
-use reconcile::plan::kinds::{NODES, PODS};
-use reconcile::{Action, Change, Now, Severity};
+use k8s_openapi::api::coordination::v1::Lease;
+use reconcile::plan::kinds::{LEASES, NODES, PODS};
+use reconcile::{Action, Change, Facts, Need, Now, Severity};
 use stdx::Mono;
 
 use crate::{condition, owner, patch};
@@ -18,15 +19,30 @@ use crate::{condition, owner, patch};
 const GRACE: Duration = Duration::from_secs(50);
 /// How long a node may take to say anything for the first time. Upstream: `--node-startup-grace-period`.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// How soon to look again when the caches are behind.
+const LAG: Duration = Duration::from_secs(1);
 /// The conditions that nobody knows any more.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
-/// The last sign of life.
-#[derive(Default)]
-pub(super) struct Memory {
-    seen: Option<Seen>,
+/// Before a node is called silent, the API has to have said so for this long: after an outage of its own, or of the way to it,
+/// nodes have had no chance to renew their leases, which they do every ten seconds.
+const CONFIRMED: Duration = Duration::from_secs(15);
+
+/// Where a node shows that it lives.
+pub struct Signs {
+    pub node: Arc<Object>,
+    pub lease: Option<Arc<Object>>,
 }
 
+/// The last sign of life.
+#[derive(Clone, Default)]
+pub(super) struct Memory {
+    seen: Option<Seen>,
+    /// Since when the API itself, and not only a cache of it, has shown no other sign.
+    confirmed: Option<Mono>,
+}
+
+#[derive(Clone)]
 struct Seen {
     uid: String,
     revision: u64,
@@ -41,6 +57,8 @@ pub(super) enum Verdict {
     Alive {
         look_again: Duration,
     },
+    /// The caches show nothing new, which may be their fault.
+    Unsure(Vec<Need>),
     /// It has been silent for too long, and that is to be told.
     Silent(Change),
     /// That has been told.
@@ -48,7 +66,10 @@ pub(super) enum Verdict {
 }
 
 /// Looks for signs of life.
-pub(super) fn judge(node: &Arc<Object>, renewed: Option<Timestamp>, now: Now, memory: &mut Memory) -> Verdict {
+pub(super) fn judge(signs: &Signs, now: Now, facts: &Facts, memory: &mut Memory) -> Verdict {
+    let node = &signs.node;
+    let lease: Option<Lease> = signs.lease.as_ref().and_then(|lease| owner::typed(lease));
+    let renewed = lease.and_then(|lease| lease.spec?.renew_time).map(|time| time.0);
     let lite: &NodeLite = node.project();
     let never = super::ready(node).is_none();
     let grace = if never { STARTUP_GRACE } else { GRACE };
@@ -58,13 +79,34 @@ pub(super) fn judge(node: &Arc<Object>, renewed: Option<Timestamp>, now: Now, me
         let age = now.wall.duration_since(lite.meta.creation.unwrap_or(now.wall));
         silent = silent.max(age.max(SignedDuration::ZERO).unsigned_abs());
     }
-    if silent < grace {
-        return Verdict::Alive { look_again: grace - silent };
+    if silent < grace - CONFIRMED {
+        memory.confirmed = None;
+        return Verdict::Alive { look_again: grace - CONFIRMED - silent };
     }
-    match silence(node, now) {
-        Some(change) => Verdict::Silent(change),
-        None => Verdict::Told,
+    let Some(change) = silence(node, now) else { return Verdict::Told };
+    let needs = unchanged(signs);
+    match needs.iter().map(|need| facts.answers.get(need)).collect::<Option<Vec<_>>>() {
+        None => return Verdict::Unsure(needs),
+        // The caches are about to show it.
+        Some(answers) if answers.contains(&&false) => {
+            memory.confirmed = None;
+            return Verdict::Alive { look_again: LAG };
+        }
+        Some(_) => {}
     }
+    let confirmed = now.mono - *memory.confirmed.get_or_insert(now.mono);
+    let wait = (grace.saturating_sub(silent)).max(CONFIRMED.saturating_sub(confirmed));
+    if wait.is_zero() { Verdict::Silent(change) } else { Verdict::Alive { look_again: wait } }
+}
+
+/// Whether the API shows what the caches show.
+fn unchanged(signs: &Signs) -> Vec<Need> {
+    let unchanged = |resource, object: &Arc<Object>| Need::Unchanged {
+        of: owner::reference_to(resource, object),
+        revision: object.revision(),
+    };
+    let lease = signs.lease.iter().map(|lease| unchanged(LEASES, lease));
+    std::iter::once(unchanged(NODES, &signs.node)).chain(lease).collect()
 }
 
 fn look<'m>(node: &Object, renewed: Option<Timestamp>, now: Now, memory: &'m mut Memory) -> &'m Seen {

@@ -13,8 +13,6 @@ use std::time::Duration;
 use api::decide::pod::{is_pod_ready, is_pod_terminated};
 use api::projection::{Condition, NodeLite, PodLite, condition};
 use client::{Key, Object};
-use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
 use reconcile::plan::kinds::{LEASES, NODES, PODS};
 use reconcile::{Controller, Facts, Note, Now, Outcomes, Plan, Reference, Severity, View, Watch};
 
@@ -39,13 +37,13 @@ pub enum Subject {
 
 /// A node with its lease and, if it is silent, its pods; or all nodes.
 pub enum Observed {
-    Node { node: Arc<Object>, renewed: Option<Timestamp>, pods: Vec<Arc<Object>> },
+    Node { signs: health::Signs, pods: Vec<Arc<Object>> },
     Gone,
     All(Vec<Arc<Object>>),
 }
 
 /// What was seen before.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Memory {
     registered: Option<Reference>,
     health: health::Memory,
@@ -74,18 +72,16 @@ impl Controller for NodeLifecycleController {
         let Subject::Node(key) = subject else { return Observed::All(view.all(NODES).collect()) };
         let Some(node) = view.get(NODES, key) else { return Observed::Gone };
         let lease = view.get(LEASES, &Key::new(LEASE_NAMESPACE, key.name()));
-        let lease: Option<Lease> = lease.and_then(|lease| owner::typed(&lease));
-        let renewed = lease.and_then(|lease| lease.spec?.renew_time).map(|time| time.0);
         let silent = !is_ready(&node);
         let pods = if silent { view.pods_on(key.name()).filter(|pod| serves(pod)).collect() } else { Vec::new() };
-        Observed::Node { node, renewed, pods }
+        Observed::Node { signs: health::Signs { node, lease }, pods }
     }
 
-    fn reconcile(observed: &Observed, now: Now, _: &Outcomes, _: &Facts, memory: &mut Memory) -> Plan {
+    fn reconcile(observed: &Observed, now: Now, _: &Outcomes, facts: &Facts, memory: &mut Memory) -> Plan {
         match observed {
             Observed::All(nodes) => zones::drive(nodes, now, &mut memory.zones),
             Observed::Gone => gone(memory),
-            Observed::Node { node, renewed, pods } => keep(node, *renewed, pods, now, memory),
+            Observed::Node { signs, pods } => keep(signs, pods, (now, facts), memory),
         }
     }
 }
@@ -119,9 +115,11 @@ fn subjects_of_pod(view: &View, pod: &Object) -> Vec<Subject> {
     vec![Subject::Node(key)]
 }
 
-fn keep(node: &Arc<Object>, renewed: Option<Timestamp>, pods: &[Arc<Object>], now: Now, memory: &mut Memory) -> Plan {
-    let mut plan = match health::judge(node, renewed, now, &mut memory.health) {
+fn keep(signs: &health::Signs, pods: &[Arc<Object>], (now, facts): (Now, &Facts), memory: &mut Memory) -> Plan {
+    let node = &signs.node;
+    let mut plan = match health::judge(signs, now, facts, &mut memory.health) {
         health::Verdict::Alive { look_again } => taints::keep(node, now).again_within(look_again),
+        health::Verdict::Unsure(needs) => Plan { needs, ..Plan::default() },
         health::Verdict::Silent(change) => {
             let note = ready(node).is_some_and(Condition::is_true).then(|| status_note(node, "NodeNotReady"));
             // The taints follow when the caches show the change.

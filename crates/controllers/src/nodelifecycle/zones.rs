@@ -27,7 +27,7 @@ const UNHEALTHY_MIN: usize = 3;
 const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 
 /// When the next node of each zone may be tainted.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Memory {
     next: BTreeMap<String, Mono>,
 }
