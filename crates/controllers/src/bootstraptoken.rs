@@ -154,7 +154,8 @@ impl Controller for TokenCleaner {
         }
         if has_expired(secret, now.wall) {
             let of = owner::reference_to(SECRETS, object);
-            return Plan::nothing().then([Change::Delete { of, propagation: Propagation::Default }.into()]);
+            return Plan::nothing()
+                .then([Change::Delete { of, propagation: Propagation::Default, revision: None }.into()]);
         }
         match expiration(secret) {
             Ok(Some(end)) => {

@@ -83,7 +83,7 @@ fn orphaned(endpoints: Option<&Endpoints>) -> Plan {
     };
     let delete = |endpoints: &Endpoints| {
         let of = owner::reference(ENDPOINTS, &endpoints.metadata);
-        Change::Delete { of, propagation: Propagation::Default }.into()
+        Change::Delete { of, propagation: Propagation::Default, revision: None }.into()
     };
     Plan::nothing().then(endpoints.filter(mine).map(delete))
 }

@@ -168,7 +168,7 @@ fn changes(observed: &Observed, service: &Service) -> Plan {
 
 fn delete(slice: &EndpointSlice) -> Action {
     let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
-    Change::Delete { of, propagation: Propagation::Default }.into()
+    Change::Delete { of, propagation: Propagation::Default, revision: None }.into()
 }
 
 /// Which slices keep which endpoints, and the endpoints that found no place.

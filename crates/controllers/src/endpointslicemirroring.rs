@@ -246,7 +246,7 @@ fn update(endpoints: &Endpoints, slice: &EndpointSlice, wanted: &[Endpoint]) -> 
 
 fn delete(slice: &EndpointSlice) -> Action {
     let of = owner::reference(ENDPOINT_SLICES, &slice.metadata);
-    Change::Delete { of, propagation: Propagation::Default }.into()
+    Change::Delete { of, propagation: Propagation::Default, revision: None }.into()
 }
 
 #[cfg(test)]

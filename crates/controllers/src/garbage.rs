@@ -186,7 +186,8 @@ fn collect(observed: &Observed, resource: Resource, object: &Object, facts: &Fac
         None if waiting => Propagation::Foreground,
         None => Propagation::Background,
     };
-    Plan::nothing().then([Change::Delete { of, propagation }.into()])
+    // By now it may have been taken off its owner, as orphans are: then it is not the caches' object any more.
+    Plan::nothing().then([Change::Delete { of, propagation, revision: Some(object.revision()) }.into()])
 }
 
 /// Takes the owner off its dependents, then the finalizer off the owner.

@@ -82,7 +82,7 @@ fn deletes(content: &BTreeMap<Resource, Vec<Arc<Object>>>) -> Vec<Action> {
         .take(DELETES_MAX)
         .map(|(resource, object)| {
             let of = owner::reference_to(resource, object);
-            Change::Delete { of, propagation: Propagation::Background }.into()
+            Change::Delete { of, propagation: Propagation::Background, revision: None }.into()
         })
         .collect()
 }

@@ -224,7 +224,11 @@ fn delete(set: &ReplicaSet, pod: &Object) -> Action {
         Some(Note { regarding, field: String::new(), severity, reason, message: message.into() })
     };
     Action {
-        change: Change::Delete { of: owner::reference_to(PODS, pod), propagation: Propagation::Default },
+        change: Change::Delete {
+            of: owner::reference_to(PODS, pod),
+            propagation: Propagation::Default,
+            revision: None,
+        },
         on_success: note(Severity::Normal, "SuccessfulDelete", "Deleted pod: {name}"),
         on_failure: note(Severity::Warning, "FailedDelete", "Error deleting: {error}"),
     }

@@ -115,7 +115,11 @@ fn evict(pod: &Object, now: Now) -> Plan {
     };
     let mark = condition::of_pod(PODS, pod, &[target], [], now.wall).map(Action::from);
     let delete = Action {
-        change: Change::Delete { of: owner::reference_to(PODS, pod), propagation: Propagation::Default },
+        change: Change::Delete {
+            of: owner::reference_to(PODS, pod),
+            propagation: Propagation::Default,
+            revision: None,
+        },
         on_success: Some(note(pod, "Marking for deletion Pod")),
         on_failure: None,
     };

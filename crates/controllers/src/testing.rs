@@ -101,7 +101,7 @@ impl World {
     #[track_caller]
     pub(crate) fn delete(&mut self, resource: Resource, namespace: &str, name: &str, propagation: Propagation) {
         let of = self.reference(resource, namespace, name);
-        self.change(&Change::Delete { of, propagation }).unwrap();
+        self.change(&Change::Delete { of, propagation, revision: None }).unwrap();
     }
 
     #[track_caller]
@@ -189,7 +189,13 @@ impl World {
                 }
                 Ok(Some(object))
             }
-            Change::Delete { of, propagation } => self.begin_deletion(of, *propagation),
+            Change::Delete { of, propagation, revision } => {
+                let (object, _) = self.target(of)?;
+                if revision.is_some_and(|revision| revision != object.revision()) {
+                    return Err("Conflict");
+                }
+                self.begin_deletion(of, *propagation)
+            }
             Change::Remove { of } => {
                 let (object, tree) = self.target(of)?;
                 if meta::has_finalizers(&tree) {

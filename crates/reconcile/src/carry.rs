@@ -1,7 +1,7 @@
 //! Carries a plan out: stage after stage, creates in growing batches, and tells what came of it.
 
 use api::value::{Map, Value};
-use client::{Client, ClientError, DeleteOptions, Deleted, Object, PatchKind, Target};
+use client::{Client, ClientError, DeleteOptions, Deleted, Object, PatchKind, Preconditions, Target};
 use futures_util::future::join_all;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use std::collections::BTreeSet;
@@ -204,8 +204,10 @@ async fn request(client: &Client, change: &Change) -> Result<Option<Arc<Object>>
             api::meta::set_type(&mut object, &of.resource.api_version(), of.resource.kind);
             client.replace(target(of).subresource(*subresource), &object).await.map(Some)
         }
-        Change::Delete { of, propagation } => {
-            let mut options = DeleteOptions::of_uid(&of.uid);
+        Change::Delete { of, propagation, revision } => {
+            let resource_version = revision.map(|revision| revision.to_string());
+            let preconditions = Some(Preconditions { uid: Some(of.uid.clone()), resource_version });
+            let mut options = DeleteOptions { preconditions, ..DeleteOptions::default() };
             options.propagation = match propagation {
                 Propagation::Default => None,
                 Propagation::Background => Some(client::Propagation::Background),

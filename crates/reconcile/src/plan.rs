@@ -99,8 +99,8 @@ pub enum Change {
     },
     /// Replaces the object's subresource, for those that cannot be patched, such as `finalize`.
     Replace { of: Reference, subresource: &'static str, object: Value },
-    /// Deletes the object.
-    Delete { of: Reference, propagation: Propagation },
+    /// Deletes the object. The revision is pinned where the decision depended on the whole object.
+    Delete { of: Reference, propagation: Propagation, revision: Option<u64> },
     /// Deletes the object at once, without the time that its kind is given to end: nobody is there who could use it.
     Remove { of: Reference },
 }

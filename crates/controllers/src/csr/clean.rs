@@ -44,7 +44,7 @@ impl Controller for CsrCleaner {
             return Plan::nothing().again_within(left.unsigned_abs() + Duration::from_secs(1));
         }
         let of = owner::reference_to(SIGNING_REQUESTS, object);
-        Plan::nothing().then([Change::Delete { of, propagation: Propagation::Default }.into()])
+        Plan::nothing().then([Change::Delete { of, propagation: Propagation::Default, revision: None }.into()])
     }
 }
 

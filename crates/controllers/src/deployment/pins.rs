@@ -301,7 +301,7 @@ pub(super) fn clean_up(case: &Case<'_>) -> Option<Vec<Action>> {
     let deletes: Vec<Action> = unused
         .map(|((kind, _), copy)| {
             let of = owner::reference_to(kind.resource(), copy);
-            Change::Delete { of, propagation: Propagation::Default }.into()
+            Change::Delete { of, propagation: Propagation::Default, revision: None }.into()
         })
         .collect();
     (!deletes.is_empty()).then_some(deletes)

@@ -220,7 +220,7 @@ pub(super) fn clean_up(case: &Case<'_>) -> Option<Vec<Action>> {
         .filter(|set| empty(set))
         .map(|set| {
             let of = owner::reference(REPLICA_SETS, &set.metadata);
-            Change::Delete { of, propagation: Propagation::Default }.into()
+            Change::Delete { of, propagation: Propagation::Default, revision: None }.into()
         })
         .collect();
     (!deletes.is_empty()).then_some(deletes)

@@ -2,7 +2,7 @@
 
 use client::Key;
 use reconcile::plan::kinds::{CONFIG_MAPS, DEPLOYMENTS, EVENTS, PODS, REPLICA_SETS};
-use reconcile::{Propagation, Resource};
+use reconcile::{Outcomes, Propagation, Resource};
 
 use super::GarbageCollector;
 use crate::testing::World;
@@ -135,4 +135,18 @@ fn a_successor_of_the_same_name_is_not_the_owner() {
     create(&mut world, DEPLOYMENTS, "d", &[]);
     collect(&mut world);
     assert_eq!(left(&world), ["d"]);
+}
+
+#[test]
+fn an_orphan_that_the_caches_still_show_as_owned_is_kept() {
+    let mut world = chain();
+    world.remove(DEPLOYMENTS, &Key::new(N, "d"));
+    let key = (REPLICA_SETS, Key::new(N, "r"));
+    let plan =
+        world.decide::<GarbageCollector>(&key, &world.view(&super::kinds().collect::<Vec<_>>()), &Outcomes::default());
+    assert_eq!(plan.stages.len(), 1);
+    // Meanwhile it was taken off its owner.
+    world.edit(REPLICA_SETS, N, "r", r#"{"metadata":{"ownerReferences":null}}"#);
+    world.carry(plan, usize::MAX);
+    assert_eq!(left(&world), ["r", "p"]);
 }
