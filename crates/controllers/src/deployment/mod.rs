@@ -13,14 +13,21 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::projection::PodLite;
+use api::selector::Selector;
 use client::{Key, Object};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use reconcile::plan::kinds::{CONFIG_MAPS, DEPLOYMENTS, PODS, REPLICA_SETS, SECRETS};
-use reconcile::{Action, Controller, Facts, Note, Now, Outcomes, Plan, Reference, Severity, View, Watch};
+use reconcile::{Action, Controller, Facts, Need, Note, Now, Outcomes, Plan, Reference, Severity, View, Watch};
 
 use crate::owner;
+
+/// How soon to look again when the caches are behind.
+const LAG: Duration = Duration::from_secs(1);
+/// So many ReplicaSets of earlier Deployments are asked about at most.
+const PREDECESSORS_MAX: usize = 32;
 
 /// The controller of Deployments.
 pub struct DeploymentController;
@@ -36,6 +43,8 @@ pub struct Observed {
     taken: bool,
     /// What its pods are configured by; only for those that ask for it to be pinned.
     config: pins::Config,
+    /// ReplicaSets that it would select, were they not shown as those of an earlier Deployment of its name.
+    predecessors: Vec<Need>,
 }
 
 impl Controller for DeploymentController {
@@ -63,6 +72,7 @@ impl Controller for DeploymentController {
                 pods: BTreeMap::new(),
                 taken: false,
                 config: pins::Config::default(),
+                predecessors: Vec::new(),
             };
         };
         let selector = owner::selector(&deployment.spec);
@@ -91,7 +101,8 @@ impl Controller for DeploymentController {
             None => false,
         };
         let config = pins::observe(view, &deployment);
-        Observed { deployment: Some(deployment), sets, pods, taken, config }
+        let predecessors = predecessors(view, key, &uid, selector.as_ref());
+        Observed { deployment: Some(deployment), sets, pods, taken, config, predecessors }
     }
 
     fn reconcile(observed: &Observed, now: Now, last: &Outcomes, facts: &Facts, (): &mut ()) -> Plan {
@@ -103,9 +114,36 @@ impl Controller for DeploymentController {
         if deployment.metadata.deletion_timestamp.is_some() {
             return case.finish(Vec::new());
         }
+        if let Some(plan) = await_orphans(&observed.predecessors, facts) {
+            return plan;
+        }
         let claims = owner::claims_of_sets(deployment, &observed.sets, &selector);
         claims.plan(case.reference(), facts).unwrap_or_else(|| decide(&case))
     }
+}
+
+/// Whether the API still shows what the caches show of the ReplicaSets of earlier Deployments of this name.
+fn predecessors(view: &View, key: &Key, uid: &str, selector: Option<&Selector>) -> Vec<Need> {
+    let earlier = |set: &Arc<Object>| {
+        let meta = set.meta();
+        let owned = meta
+            .controller()
+            .is_some_and(|owner| &*owner.kind == "Deployment" && &*owner.name == key.name() && &*owner.uid != uid);
+        owned && meta.deletion.is_none() && selector.is_some_and(|selector| selector.matches(&meta.labels))
+    };
+    let sets = view.in_namespace(REPLICA_SETS, key.namespace()).filter(earlier).take(PREDECESSORS_MAX);
+    sets.map(|set| Need::Unchanged { of: owner::reference_to(REPLICA_SETS, &set), revision: set.revision() }).collect()
+}
+
+/// Waits for the caches when an earlier Deployment of this name left its ReplicaSets behind and they do not show it yet: their
+/// pods count, and whoever does not know of them makes too many. Those that go with their owner are left to it.
+fn await_orphans(predecessors: &[Need], facts: &Facts) -> Option<Plan> {
+    let unanswered: Vec<Need> = predecessors.iter().filter(|need| !facts.answers.contains_key(need)).cloned().collect();
+    if !unanswered.is_empty() {
+        return Some(Plan { needs: unanswered, ..Plan::default() });
+    }
+    let behind = predecessors.iter().any(|need| facts.answers.get(need) == Some(&false));
+    behind.then(|| Plan::nothing().again_within(LAG))
 }
 
 fn selects_everything(deployment: &Deployment) -> Plan {

@@ -334,6 +334,25 @@ fn an_orphan_of_the_same_template_is_adopted_and_not_a_collision() {
 }
 
 #[test]
+fn a_deployment_made_anew_waits_until_it_sees_what_the_earlier_one_left_behind() {
+    let mut rollout = Rollout::new(r#""replicas":3"#);
+    rollout.work_deployment();
+    let name = rollout.set("v1").metadata.name.unwrap();
+    rollout.world.remove(DEPLOYMENTS, &rollout.key);
+    let mut anew = Rollout::new(r#""replicas":3"#);
+    let json = serde_json::to_string(&anew.deployment().spec).unwrap();
+    anew.world = rollout.world;
+    anew.world.create(DEPLOYMENTS, NAMESPACE, &format!(r#"{{"metadata":{{"name":"web"}},"spec":{json}}}"#));
+    anew.image("v2");
+    let view = anew.world.view(&resources_of::<DeploymentController>());
+    let decide = |world: &World| world.decide::<DeploymentController>(&anew.key, &view, &Outcomes::default());
+    assert_eq!(decide(&anew.world).stages.len(), 2, "what goes with its owner is none of its business");
+    anew.world.edit(REPLICA_SETS, NAMESPACE, &name, r#"{"metadata":{"ownerReferences":null}}"#);
+    let plan = decide(&anew.world);
+    assert_eq!((plan.stages.len(), plan.again_after), (0, Some(std::time::Duration::from_secs(1))));
+}
+
+#[test]
 fn a_deployment_that_ends_adopts_nothing_even_if_the_cache_lags() {
     let mut rollout = Rollout::new(&rolling(1, "1", "0"));
     rollout.settle();
