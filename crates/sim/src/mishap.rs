@@ -14,6 +14,8 @@ const WORKERS: usize = 3;
 /// after their successors have looked.
 const DOWN_MIN: Duration = Duration::from_millis(500);
 const DOWN_MAX_MILLIS: u64 = 20_000;
+/// Within this time a machine that has power again has told what became of its pods, lost requests included.
+const SPEAKS_AGAIN: Duration = Duration::from_secs(15);
 /// Power fails, and processes die, within so many writes from when it is decided.
 const WRITES_MAX: u64 = 40;
 /// Recovery is itself cut within so many operations of the disk.
@@ -109,6 +111,8 @@ impl Machines {
                 self.around.story.tell(format!("{} lost power", worker.name));
                 self.around.court.disturb();
                 worker.lose_power(down).await;
+                // Until it says so, its pods look as if nothing had happened to them, and the cluster as if it were at rest.
+                stdx::sleep(SPEAKS_AGAIN).await;
             }
         }
     }
