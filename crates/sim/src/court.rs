@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What has to hold, and what it means.
 pub const INVARIANTS: &[(&str, &str)] = &[
-    ("ceiling", "no pod is made beyond the desired number and the surge"),
+    ("ceiling", "no pod is made beyond the desired number and the surge, those of a removed ReplicaSet aside"),
     ("floor", "no deletion leaves fewer pods available than desired, less those that may be unavailable"),
     ("capacity", "no node is given more than it has"),
     ("adoption", "a pod that serves goes on serving when its agent is restarted"),

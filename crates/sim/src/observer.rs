@@ -1,7 +1,7 @@
 //! Looks at every change of pods, ReplicaSets and Deployments as it happens, and checks what must hold at every moment.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::decide::pod::{is_pod_ready, is_pod_terminated};
@@ -20,16 +20,17 @@ use crate::worker::PROCESSORS;
 /// Starts looking.
 pub fn start(simulation: &Simulation, around: &Surroundings) {
     let node = simulation.node("observer");
-    let (client, court) = (around.witness(), around.court.clone());
+    let gone = Gone::default();
+    let (client, court, removed) = (around.witness(), around.court.clone(), gone.clone());
     drop(node.run(async move {
         let tasks = TaskTree::default();
         let deployments = Cache::start(&tasks, client.clone(), Watched::of::<Deployment>());
-        let mut pods = Pods { pods: BTreeMap::new(), deployments, court: court.clone() };
+        let mut pods = Pods { pods: BTreeMap::new(), deployments, gone: removed, court: court.clone() };
         watch(&client, &court, Target::new("", "v1", "pods"), &mut pods).await;
     }));
     let (client, court) = (around.witness(), around.court.clone());
     drop(node.run(async move {
-        let mut sets = Sets { sets: BTreeMap::new(), court: court.clone() };
+        let mut sets = Sets { sets: BTreeMap::new(), gone, court: court.clone() };
         watch(&client, &court, Target::of::<ReplicaSet>(), &mut sets).await;
     }));
     let (client, court) = (around.witness(), around.court.clone());
@@ -97,7 +98,24 @@ async fn follow(
 struct Pods {
     pods: BTreeMap<String, Arc<Object>>,
     deployments: Cache,
+    gone: Gone,
     court: Court,
+}
+
+/// The uids of ReplicaSets that are removed. What is left of their pods goes with them, whoever waits for that: a
+/// Deployment that is made anew cannot know of them.
+#[derive(Clone, Default)]
+struct Gone(Arc<Mutex<BTreeSet<String>>>);
+
+impl Gone {
+    fn add(&self, uid: &str) {
+        self.0.lock().expect("no holder of this lock panics").insert(uid.to_owned());
+    }
+
+    fn owns(&self, pod: &Object) -> bool {
+        let gone = self.0.lock().expect("no holder of this lock panics");
+        controller(pod).is_some_and(|uid| gone.contains(&uid))
+    }
 }
 
 fn is_live(pod: &Object) -> bool {
@@ -114,12 +132,12 @@ impl Eye for Pods {
     }
 
     fn see(&mut self, pod: &Arc<Object>, exists: bool) {
-        let before = (self.count(is_live), self.count(serves));
+        let before = (self.kept(), self.count(serves));
         let old = self.pods.remove(pod.uid());
         if exists {
             self.pods.insert(pod.uid().to_owned(), pod.clone());
         }
-        let after = (self.count(is_live), self.count(serves));
+        let after = (self.kept(), self.count(serves));
         let bounds = self.court.bounds();
         // Be it made, or one that had ended and lives again.
         if after.0 > before.0 && after.0 > bounds.ceiling {
@@ -168,6 +186,11 @@ impl Pods {
         }
     }
 
+    /// The pods that somebody wants.
+    fn kept(&self) -> usize {
+        self.pods.values().filter(|pod| is_live(pod) && !self.gone.owns(pod)).count()
+    }
+
     fn count(&self, which: fn(&Object) -> bool) -> usize {
         self.pods.values().filter(|pod| which(pod)).count()
     }
@@ -180,18 +203,21 @@ fn controller(object: &Object) -> Option<String> {
 /// The ReplicaSets by uid.
 struct Sets {
     sets: BTreeMap<String, Arc<Object>>,
+    gone: Gone,
     court: Court,
 }
 
 impl Eye for Sets {
     fn begin(&mut self, objects: Vec<Arc<Object>>) {
-        self.sets = objects.into_iter().map(|set| (set.uid().to_owned(), set)).collect();
+        let known = objects.into_iter().map(|set| (set.uid().to_owned(), set)).collect();
+        let before = std::mem::replace(&mut self.sets, known);
+        before.keys().filter(|uid| !self.sets.contains_key(*uid)).for_each(|uid| self.gone.add(uid));
     }
 
     fn see(&mut self, set: &Arc<Object>, exists: bool) {
         let old = self.sets.remove(set.uid());
         if !exists {
-            return;
+            return self.gone.add(set.uid());
         }
         let was = old.as_ref().and_then(|old| controller(old));
         let is = controller(set);
