@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::peer::node;
-use super::report::{Measure, Report, Unit};
+use super::report::{Measure, Peer, Report, Unit};
 use super::server::{Cores, Memory, Server, proportional_memory, sleeps};
 use super::stage::Stage;
 
@@ -35,15 +35,12 @@ pub fn run(stage: &Stage) -> Result<Report> {
         server.stop()?;
         anyhow::Ok(measures)
     })?;
-    let peer = match &stage.peer {
-        None => None,
-        Some(folder) => Some(stage.runtime.block_on(peer(stage, folder))?),
-    };
+    let peer = stage.peer.as_ref().map(|folder| stage.runtime.block_on(peer(stage, folder)));
     Ok(Report { ours, peer })
 }
 
 /// The peer's, which has neither service rules nor DNS; without a node where its folder has none.
-async fn peer(stage: &Stage, folder: &Path) -> Result<(String, Vec<Measure>)> {
+async fn peer(stage: &Stage, folder: &Path) -> Result<Peer> {
     let mut measures = Vec::new();
     if !node::is_complete(folder) {
         let server = super::peer::start(stage, folder, Cores::All).await?;

@@ -3,6 +3,7 @@
 //! Every bench but `scheduling`, which needs no cluster, runs in network, mount and process namespaces of its own, so that
 //! nothing it starts outlives it or meets a cluster that runs on the machine.
 
+mod density;
 mod load;
 mod memory;
 mod peer;
@@ -52,6 +53,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("ready", ready::run),
     ("memory", memory::run),
     ("pod-start", pod_start::run),
+    ("density", density::run),
     ("creates", requests::creates),
     ("gets", requests::gets),
     ("lists", requests::lists),
@@ -78,11 +80,20 @@ pub fn run(options: &Options) -> Result<()> {
     let Some(files) = std::env::var_os(INSIDE) else { return enter(options) };
     let (isopod, archive) = prepared(Path::new(&files));
     let stage = Stage::new(isopod, archive, options.peer.clone(), Duration::from_secs(options.idle))?;
+    let mut failed = Vec::new();
     for (name, bench) in chosen {
-        let report = bench(&stage).with_context(|| format!("bench {name}"))?;
-        println!("{}", report.table(name));
+        // One that fails takes nothing from the others.
+        match bench(&stage) {
+            Err(error) => failed.push(format!("{name}: {error:#}")),
+            Ok(report) => {
+                println!("{}", report.table(name));
+                if let Some(Err(error)) = report.peer {
+                    failed.push(format!("{name}, the peer: {error:#}"));
+                }
+            }
+        }
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
 }
 
 /// Measures the scheduler alone, with this program as a release build.

@@ -1,6 +1,7 @@
 //! From the create of a pod to the status that says its container runs, its image being present.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +13,7 @@ use wire::Body;
 use super::load::{Ask, Connection, percentile};
 use super::peer::node;
 use super::pod::{self, JSON, PODS};
-use super::report::{Measure, Report, milliseconds};
+use super::report::{Measure, Peer, Report, milliseconds};
 use super::server::{Cores, Server};
 use super::stage::Stage;
 
@@ -35,16 +36,18 @@ pub fn run(stage: &Stage) -> Result<Report> {
         server.stop()?;
         let peer = match stage.peer.as_deref().filter(|folder| node::is_complete(folder)) {
             None => None,
-            Some(folder) => {
-                let server = node::start(stage, folder).await?;
-                let measures = starts(&server, PEER_SEQUENTIAL, PEER_ROUNDS).await?;
-                let version = server.version().await?;
-                server.stop()?;
-                Some((version, measures))
-            }
+            Some(folder) => Some(peer(stage, folder).await),
         };
         Ok(Report { ours, peer })
     })
+}
+
+async fn peer(stage: &Stage, folder: &Path) -> Result<Peer> {
+    let server = node::start(stage, folder).await?;
+    let measures = starts(&server, PEER_SEQUENTIAL, PEER_ROUNDS).await?;
+    let version = server.version().await?;
+    server.stop()?;
+    Ok((version, measures))
 }
 
 async fn starts(server: &Server, one_by_one: usize, rounds: usize) -> Result<Vec<Measure>> {
@@ -109,26 +112,26 @@ async fn round(connection: &Connection, events: &mut Events, prefix: &str, count
     Ok(times)
 }
 
-struct Event(Value);
+pub struct Event(Value);
 
 impl Event {
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.0["object"]["metadata"]["name"].as_str().unwrap_or_default()
     }
 
-    fn runs(&self) -> bool {
+    pub fn runs(&self) -> bool {
         self.0["object"]["status"]["phase"] == "Running"
     }
 }
 
 /// A watch of the pods.
-struct Events {
+pub struct Events {
     body: Body,
     buffer: BytesMut,
 }
 
 impl Events {
-    async fn start(connection: &Connection) -> Result<Events> {
+    pub async fn start(connection: &Connection) -> Result<Events> {
         let response = connection.send(&Ask::get(format!("{PODS}?watch=true"), JSON)).await?;
         if !response.status().is_success() {
             bail!("watch: {}", response.status());
@@ -136,7 +139,7 @@ impl Events {
         Ok(Events { body: response.into_body(), buffer: BytesMut::new() })
     }
 
-    async fn next(&mut self) -> Result<Event> {
+    pub async fn next(&mut self) -> Result<Event> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);

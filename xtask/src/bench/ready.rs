@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::load::{Connection, percentile};
 use super::peer::node;
-use super::report::{Measure, Report, milliseconds};
+use super::report::{Peer, Report, milliseconds};
 use super::server::{Cores, Server};
 use super::stage::Stage;
 use crate::place;
@@ -52,15 +52,12 @@ pub fn run(stage: &Stage) -> Result<Report> {
             milliseconds(PODS, pods, "≤ 1 s"),
         ])
     })?;
-    let peer = match &stage.peer {
-        None => None,
-        Some(folder) => Some(stage.runtime.block_on(peer(stage, folder))?),
-    };
+    let peer = stage.peer.as_ref().map(|folder| stage.runtime.block_on(peer(stage, folder)));
     Ok(Report { ours, peer })
 }
 
 /// The peer's starts, with a node where its folder has one.
-async fn peer(stage: &Stage, folder: &Path) -> Result<(String, Vec<Measure>)> {
+async fn peer(stage: &Stage, folder: &Path) -> Result<Peer> {
     let mut times = [const { Vec::new() }; 3];
     let mut version = String::new();
     for _ in 0..ROUNDS {

@@ -60,20 +60,27 @@ pub fn rate(what: impl Into<String>, operations: u64, wall: Duration, budget: &'
     Measure { what: what.into(), value, unit: Unit::PerSecond, budget }
 }
 
+/// A peer's version and the same measures of it.
+pub type Peer = (String, Vec<Measure>);
+
 /// A bench's outcome.
 pub struct Report {
     pub ours: Vec<Measure>,
-    /// The peer's version and the same measures of it.
-    pub peer: Option<(String, Vec<Measure>)>,
+    /// A peer that fails takes nothing from what was measured of ours.
+    pub peer: Option<anyhow::Result<Peer>>,
 }
 
 impl Report {
+    fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref().and_then(|peer| peer.as_ref().ok())
+    }
+
     /// The table in Markdown, its columns aligned for a terminal.
     pub fn table(&self, name: &str) -> String {
-        let version = self.peer.as_ref().map_or("peer", |(version, _)| version);
+        let version = self.peer().map_or("peer", |(version, _)| version);
         let mut rows = vec![[name, "measured", "budget", version, "ratio"].map(str::to_owned)];
         for measure in &self.ours {
-            let peer = self.peer.iter().flat_map(|(_, measures)| measures).find(|peer| peer.what == measure.what);
+            let peer = self.peer().iter().flat_map(|(_, measures)| measures).find(|peer| peer.what == measure.what);
             rows.push([
                 measure.what.clone(),
                 measure.unit.show(measure.value),
@@ -117,7 +124,7 @@ mod tests {
         ];
         let peer =
             vec![each("cost", Duration::from_micros(600), 10, ""), rate("throughput", 100, Duration::from_secs(1), "")];
-        let table = Report { ours, peer: Some(("v1".into(), peer)) }.table("gets");
+        let table = Report { ours, peer: Some(Ok(("v1".into(), peer))) }.table("gets");
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "| gets       | measured | budget | v1      | ratio |");
         assert_eq!(lines[2], "| cost       | 10.0 µs  | ≥ 5 ×  | 60.0 µs | 6.0 × |");

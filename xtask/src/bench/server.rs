@@ -60,6 +60,8 @@ impl Server {
         let log = std::fs::File::create(stage.folder().join("up.log"))?;
         let mut up = Command::new(&stage.isopod);
         up.args(["up", "--data-dir"]).arg(stage.data()).args(arguments).stdin(Stdio::null());
+        // How full the machine's disk is, is not what is measured; the peer is told the same.
+        up.args(["--eviction-hard", "memory.available<100Mi"]);
         up.stdout(log.try_clone()?).stderr(log);
         let started = stdx::mono();
         let child = up.spawn().context("start isopod")?;
@@ -150,6 +152,11 @@ impl Server {
     /// Ends the server and what it left on the machine.
     pub fn stop(mut self) -> Result<()> {
         self.interrupt()?;
+        self.clean()
+    }
+
+    /// Removes what its processes left.
+    fn clean(&self) -> Result<()> {
         match &self.kind {
             Kind::Isopod { binary, data } => {
                 let down = Command::new(binary).args(["down", "--purge", "--data-dir"]).arg(data).output()?;
@@ -190,11 +197,7 @@ impl Drop for Server {
         if self.children.is_empty() {
             return;
         }
-        let left = self.interrupt().and_then(|()| match &self.kind {
-            Kind::Isopod { .. } => Ok(()),
-            Kind::Peer(place) => super::peer::node::clean(&place.folder, &place.binaries),
-        });
-        if let Err(error) = left {
+        if let Err(error) = self.interrupt().and_then(|()| self.clean()) {
             eprintln!("a server left something: {error:#}");
         }
     }

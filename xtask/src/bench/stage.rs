@@ -78,7 +78,7 @@ impl Stage {
             let (_, ours) = one(Server::isopod(self, Cores::Servers, &[]).await).await?;
             let peer = match &self.peer {
                 None => None,
-                Some(folder) => Some(one(super::peer::start(self, folder, Cores::Servers).await).await?),
+                Some(folder) => Some(one(super::peer::start(self, folder, Cores::Servers).await).await),
             };
             Ok(Report { ours, peer })
         })
