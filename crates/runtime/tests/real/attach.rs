@@ -3,7 +3,7 @@
 use cri::{AttachRequest, ContainerConfig, Error, ExecSession, RuntimeService, Terminal, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{World, log, script, with_world};
+use crate::world::{World, log, processes_of, script, with_world};
 
 fn interactive(text: &str, terminal: Terminal) -> ContainerConfig {
     ContainerConfig { terminal, ..script("app", text) }
@@ -107,6 +107,26 @@ fn who_leaves_without_reading_does_not_hold_the_container_up() {
         drop((stdin, stdout, stderr));
         exit.await.unwrap();
         assert_eq!(world.status(&id).await.exit.exit_code, 5);
+    });
+}
+
+#[test]
+fn who_leaves_a_container_that_says_nothing_is_forgotten_at_once() {
+    with_world("attach-quiet", async |world| {
+        let sandbox = world.sandbox().await;
+        let open = Terminal { stdin: true, ..Terminal::default() };
+        let id = world.start(&sandbox, interactive("read line; echo $line; read line", open)).await;
+        let [pid] = processes_of(&world.folder.to_string_lossy())[..] else { panic!("one supervisor") };
+        let files = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        let before = files();
+        let mut session = attach(world, &id, true, false).await;
+        session.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
+        assert_eq!(read_until(&mut session, "\n").await, "go\n");
+        drop(session);
+        // Kept, a pipe that nobody reads would wake the supervisor for ever.
+        while files() > before {
+            tokio::task::yield_now().await;
+        }
     });
 }
 

@@ -268,10 +268,10 @@ impl Container {
         }
     }
 
-    /// Somebody attached can take more, or is gone.
+    /// Somebody attached can take more, or is gone: whoever has taken everything is waited for only to learn of that.
     pub(crate) fn push_copy(&mut self, output: usize, copy: usize) {
         let Some(output) = self.outputs.get_mut(output) else { return };
-        if output.copies.get_mut(copy).is_some_and(|copy| !copy.push()) {
+        if output.copies.get_mut(copy).is_some_and(|copy| !copy.is_behind() || !copy.push()) {
             drop(output.copies.remove(copy));
         }
     }
