@@ -515,7 +515,8 @@ fn with_files(
     mut mounts: Vec<Mount>,
 ) -> std::io::Result<Vec<Mount>> {
     let pod = &*subject.pod;
-    let folder = volume::pod_folder(&context.roots.memory, pod);
+    // On disk, like all that containers may write: in memory it would take the room of everybody's Secrets.
+    let folder = volume::pod_folder(&context.roots.disk, pod);
     std::fs::create_dir_all(&folder)?;
     let mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     if !mounted(&mounts, "/etc/hosts") {
