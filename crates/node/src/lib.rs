@@ -19,6 +19,7 @@ pub mod reserve;
 pub mod server;
 pub mod services;
 pub mod static_pods;
+pub mod storage;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;
