@@ -16,6 +16,7 @@ pub mod probe;
 pub mod refs;
 pub mod register;
 pub mod reserve;
+pub mod resize;
 pub mod server;
 pub mod services;
 pub mod static_pods;

@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Pod;
 /// Paths of fields that are not honoured, those of `spec.containers` for init containers as well, `*` for every item of a list. A field counts as used when it is present and is
 /// neither false, zero, empty nor the value that stands behind it here; with `true` there, false is a use.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
-    ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
     ("spec.containers.*.resources.claims", None),
     ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),
     ("spec.containers.*.securityContext.procMount", Some("Default")),

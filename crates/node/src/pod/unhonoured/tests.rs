@@ -121,8 +121,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.ports.*.name", "probe.rs"),
     ("spec.containers.*.ports.*.protocol", "controllers: endpointslice.rs"),
     ("spec.containers.*.readinessProbe", "probe.rs"),
-    // What may be resized how; nothing is resized in place, so that it has nothing to say.
-    ("spec.containers.*.resizePolicy.*.resourceName", "pod/unhonoured.rs"),
+    ("spec.containers.*.resizePolicy", "resize.rs"),
     ("spec.containers.*.resources.limits", "cgroup.rs"),
     ("spec.containers.*.resources.requests", "cgroup.rs"),
     ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
