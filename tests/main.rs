@@ -20,4 +20,5 @@ mod rollouts;
 mod scheduling;
 mod security;
 mod services;
+mod software;
 mod streams;
