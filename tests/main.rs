@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod script;
 
+mod attacks;
 mod crashes;
 mod example;
 mod faults;

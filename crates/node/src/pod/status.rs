@@ -223,7 +223,9 @@ impl View<'_> {
         // What the container really has: what it was given, but while it is on the way there, what was told before.
         let on_the_way = running && crate::resize::change(container, newest, &self.seen.known).is_some();
         let told = old.filter(|_| on_the_way).and_then(|old| old.resources.clone());
-        status.resources = told.or_else(|| container.resources.clone());
+        // Also where that is nothing: by this the API server knows a node that can resize what runs on it.
+        let given = || (role != Role::Ephemeral).then(|| container.resources.clone().unwrap_or_default());
+        status.resources = told.or_else(given);
         status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
         status.user = newest.linux.user.as_ref().map(user);
         status.stop_signal = Some(newest.linux.stop_signal.clone()).filter(|signal| !signal.is_empty());
