@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod script;
 
+mod attacks;
 mod crashes;
 mod example;
 mod faults;
@@ -20,4 +21,5 @@ mod rollouts;
 mod scheduling;
 mod security;
 mod services;
+mod software;
 mod streams;

@@ -224,3 +224,94 @@ fn what_a_node_cannot_do_is_told_in_upstreams_words() {
     });
     assert_eq!(waiting["message"], "failed to prepare subPath for volumeMount \"v\" of container \"main\"");
 }
+
+/// Asks for other resources of one container of the pod `sized`.
+fn resize(cluster: &Cluster, container: &str, resource: &str, amount: &str) {
+    let resources = json!({"requests": {resource: amount}, "limits": {resource: amount}});
+    let patch = json!({"spec": {"containers": [{"name": container, "resources": resources}]}}).to_string();
+    cluster.kubectl(&["patch", "pod", "sized", "--subresource=resize", "-p", &patch]);
+}
+
+/// Waits until the pod waits for its resize for this reason; what its condition says.
+fn waits_for_its_resize(cluster: &Cluster, reason: &str) -> String {
+    until("the resize waits", || {
+        let conditions = cluster.get(&["pod", "sized"])["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let pending = conditions.into_iter().find(|condition| condition["type"] == "PodResizePending")?;
+        (pending["reason"] == reason).then(|| pending["message"].as_str().unwrap_or_default().to_owned())
+    })
+}
+
+#[test]
+fn a_running_pod_is_given_other_resources() {
+    let cluster = Cluster::start();
+    let container = |name: &str, policy: &str| {
+        json!({"name": name, "image": "busybox:test", "command": ["sleep", "1000"],
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": policy}],
+            "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}}})
+    };
+    let spec = json!({"restartPolicy": "Always", "containers": [container("steady", "NotRequired"), container("anew", "RestartContainer")]});
+    cluster.apply(&pod("sized", "", spec, json!({})));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sized", "--timeout=30s"]);
+    let inside = |container: &str, v1: &str, v2: &str| {
+        let line = format!("cat /sys/fs/cgroup/{v1} 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/{v2}");
+        let ran = cluster.try_kubectl(&["exec", "sized", "-c", container, "--", "sh", "-c", &line]);
+        ran.stdout.trim().to_owned()
+    };
+    let quota = || inside("steady", "cpu/cpu.cfs_quota_us", "cpu.max");
+    let memory = |container: &str| inside(container, "memory/memory.limit_in_bytes", "memory.max");
+    assert_eq!((quota(), memory("steady")), ("10000".to_owned(), (64 << 20).to_string()));
+    let status = |name: &str| {
+        let pod = cluster.get(&["pod", "sized"]);
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        statuses.into_iter().find(|status| status["name"] == name).unwrap_or_default()
+    };
+    // More and less, of each, where it runs.
+    for (cpu, expected) in [("200m", "20000"), ("50m", "5000")] {
+        resize(&cluster, "steady", "cpu", cpu);
+        until("the quota is the new one", || (quota() == expected).then_some(()));
+        until("the status says so", || {
+            let status = status("steady");
+            (status["resources"]["limits"]["cpu"] == cpu && status["allocatedResources"]["cpu"] == cpu).then_some(())
+        });
+    }
+    for (amount, bytes) in [("128Mi", 128 << 20), ("32Mi", 32 << 20)] {
+        resize(&cluster, "steady", "memory", amount);
+        until("the limit is the new one", || (memory("steady") == bytes.to_string()).then_some(()));
+    }
+    event(&cluster, "sized", "ResizeStarted");
+    event(&cluster, "sized", "ResizeCompleted");
+    assert_eq!(status("steady")["restartCount"], 0);
+    // By starting anew, where the container says so.
+    resize(&cluster, "anew", "memory", "96Mi");
+    until("it runs again", || (status("anew")["restartCount"] == 1).then_some(()));
+    until("with the new limit", || (memory("anew") == (96 << 20).to_string()).then_some(()));
+    assert_eq!(status("steady")["restartCount"], 0);
+    waits_for_room(&cluster, &quota);
+}
+
+/// Asks for more than there is, and for more than there is now.
+fn waits_for_room(cluster: &Cluster, quota: &dyn Fn() -> String) {
+    resize(cluster, "steady", "cpu", "1000");
+    let why = waits_for_its_resize(cluster, "Infeasible");
+    assert!(why.starts_with("Node didn't have enough capacity: cpu, requested: 1000050, capacity: "), "{why}");
+    resize(cluster, "steady", "cpu", "50m");
+    let processors = cluster.get(&["nodes"])["items"][0]["status"]["allocatable"]["cpu"].clone();
+    let processors = processors.as_str().expect("an amount");
+    let milli = processors.strip_suffix('m').map_or_else(|| format!("{processors}000"), str::to_owned);
+    let milli: u32 = milli.parse().expect("a number");
+    let hog = json!({"resources": {"requests": {"cpu": format!("{}m", milli - 400)}}});
+    cluster.apply(&pod("hog", "sleep 1000", json!({}), hog));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/hog", "--timeout=30s"]);
+    resize(cluster, "steady", "cpu", "800m");
+    let why = waits_for_its_resize(cluster, "Deferred");
+    let expected =
+        format!("Node didn't have enough resource: cpu, requested: 850, used: {}, capacity: {milli}", milli - 400);
+    assert_eq!(why, expected);
+    assert_eq!(quota(), "5000", "it goes on with what it has");
+    cluster.kubectl(&["delete", "pod", "hog"]);
+    until("there is room by now", || (quota() == "80000").then_some(()));
+    until("nothing is pending", || {
+        let conditions = cluster.get(&["pod", "sized"])["status"]["conditions"].to_string();
+        (!conditions.contains("PodResize")).then_some(())
+    });
+}

@@ -83,7 +83,7 @@ fn agent(address: &str, path: &str, more: &[&str]) -> String {
 }
 
 /// The headers of a WebSocket's handshake.
-const HANDSHAKE: [&str; 10] = [
+pub const HANDSHAKE: [&str; 10] = [
     "--header",
     "Connection: Upgrade",
     "--header",
@@ -97,7 +97,7 @@ const HANDSHAKE: [&str; 10] = [
 ];
 
 /// A token of a new service account that may what the rule says.
-fn account(cluster: &Cluster, name: &str, verb: &str, resource: &str) -> String {
+pub fn account(cluster: &Cluster, name: &str, verb: &str, resource: &str) -> String {
     cluster.kubectl(&["create", "serviceaccount", name]);
     cluster.kubectl(&["create", "clusterrole", name, &format!("--verb={verb}"), &format!("--resource={resource}")]);
     let account = format!("--serviceaccount=default:{name}");

@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask {example,test,tidy,codegen,bench,planted}`.
+//! The project's own chores: `cargo xtask {example,test,images,tidy,codegen,bench,planted}`.
 
 mod bench;
 mod codegen;
@@ -6,6 +6,7 @@ mod example;
 mod place;
 mod planted;
 mod release;
+mod software;
 mod test;
 mod tidy;
 mod tools;
@@ -29,6 +30,8 @@ enum Chore {
     },
     /// Runs every check and every test.
     Test(test::Options),
+    /// Makes the images of real software that tests use, and prints the variables by which they find them.
+    Images,
     /// Checks what no compiler checks.
     Tidy,
     /// Plants known bugs in a copy and expects the simulation to find each.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().chore {
         Chore::Example { options } => example::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Images => software::print(),
         Chore::Tidy => tidy::run(&place::root()),
         Chore::Planted { name } => planted::run(&place::root(), name.as_deref()),
         Chore::Codegen { check: true } => codegen::check(),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::{codegen, example, place, planted, release, tidy, tools};
+use crate::{codegen, example, place, planted, release, software, tidy, tools};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -33,6 +33,7 @@ pub fn run(options: &Options) -> Result<()> {
     tests.env("ISOPOD_EXAMPLE_IMAGE", example::archive(&release, example::IMAGE)?);
     tests.env("ISOPOD_BUSYBOX_IMAGE", example::busybox()?);
     tests.env("ISOPOD_KUBECTL_IMAGE", example::kubectl(&kubectls[1])?);
+    tests.envs(software::archives()?);
     tests.env("ISOPOD_PYTHON", tools::python_client()?);
     tests.env("ISOPOD_NODE_MODULES", tools::javascript_client()?);
     tests.env("ISOPOD_KUBECTLS", std::env::join_paths(kubectls).context("name the kubectls")?);

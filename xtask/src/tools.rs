@@ -158,10 +158,10 @@ fn find(folder: &Path, is_it: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
 }
 
 /// A folder for downloads beside the tools, on the same file system, removed with this value.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Result<Folder> {
+    pub fn new(name: &str) -> Result<Folder> {
         let folder = place::cache().join("tools").join(format!(".{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         Ok(Folder(folder))

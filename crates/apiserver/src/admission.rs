@@ -4,6 +4,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod default_toleration_seconds;
+pub(crate) mod mountable_secrets;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;
@@ -87,6 +88,9 @@ pub(crate) fn admit(asked: &Asked<'_>, new: Option<&mut Value>, old: Option<&Val
         default_toleration_seconds::admit(&mut pod);
         *new = to_value(&pod).map_err(Refusal::internal)?;
         api::meta::set_type(new, &asked.served.api_version(), asked.served.kind);
+    }
+    if asked.subresource == "ephemeralcontainers" && asked.is("", "pods") {
+        mountable_secrets::admit_ephemeral(asked, &from_value(new).map_err(Refusal::internal)?)?;
     }
     if asked.creates("", "nodes") {
         taint_nodes_by_condition::admit(new);

@@ -407,3 +407,37 @@ async fn an_impersonator_needs_leave_for_every_part() {
         assert_eq!(answer.code, code, "{headers:?} {}", answer.text());
     }
 }
+
+/// CVE-2023-2728: what is refused to a new pod must not come in with a container that is added later.
+#[tokio::test]
+async fn a_container_added_later_brings_no_secret_that_its_account_does_not_list() {
+    let world = World::new().await;
+    let limited = json!({"metadata": {"name": "few", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        "secrets": [{"name": "listed"}]});
+    world.create(&format!("{DEFAULT}/serviceaccounts"), limited).await.ok();
+    let with = |secret: &str| {
+        let mut pod = pod("p", "n");
+        pod["spec"]["serviceAccountName"] = json!("few");
+        pod["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": secret}}]);
+        pod
+    };
+    let why = "is not allowed because service account few does not reference that secret";
+    let refused = world.create(&format!("{DEFAULT}/pods"), with("other")).await;
+    assert_eq!(
+        refused.failure(),
+        format!(
+            "403 Forbidden pods \"p\" is forbidden: container c with envFrom referencing secret.secretName=\"other\" {why}"
+        )
+    );
+    world.create(&format!("{DEFAULT}/pods"), with("listed")).await.ok();
+    let later = |secret: &str| json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i", "envFrom": [{"secretRef": {"name": secret}}]}]}});
+    let target = format!("{DEFAULT}/pods/p/ephemeralcontainers");
+    let refused = world.patch(&target, "application/strategic-merge-patch+json", later("other")).await;
+    assert_eq!(
+        refused.failure(),
+        format!(
+            "403 Forbidden pods \"p\" is forbidden: ephemeral container e with envFrom referencing secret.secretName=\"other\" {why}"
+        )
+    );
+    world.patch(&target, "application/strategic-merge-patch+json", later("listed")).await.ok();
+}

@@ -100,11 +100,11 @@ pub trait RuntimeService: Send + Sync {
     /// A connection to a TCP port of a sandbox, as a process inside would make it to `localhost`.
     fn port_forward<'a>(&'a self, id: &'a str, port: u16) -> BoxFuture<'a, Result<Box<dyn Duplex>>>;
 
-    /// What a container uses.
+    /// What a container uses, with its writable layer.
     fn container_stats<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<ContainerStats>>;
-    /// What the containers asked for use.
+    /// What the containers asked for use, with their writable layers.
     fn list_container_stats(&self, filter: ContainerFilter) -> BoxFuture<'_, Result<Vec<ContainerStats>>>;
-    /// What a pod uses.
+    /// What a pod uses; writable layers may be left out, since all that is in them has to be looked at.
     fn pod_sandbox_stats<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<PodSandboxStats>>;
 
     /// A subscription to changes from now on: subscribe first, then list.

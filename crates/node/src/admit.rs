@@ -43,20 +43,7 @@ const RUN_OUT: [(&str, &str); 5] = [
 /// # Errors
 /// Why the pod is refused; the first reason, as upstream tells one.
 pub fn admit<'p>(pod: &Pod, node: &Node, others: impl Iterator<Item = &'p Pod>) -> Result<(), Refusal> {
-    let unexpected = |error: &dyn std::fmt::Display| Refusal {
-        reason: "UnexpectedAdmissionError",
-        message: format!("Unexpected error while attempting to recover from admission failure: {error}"),
-    };
-    let asked = requests(pod).map_err(|error| unexpected(&error))?;
-    let (mut used, mut count) = (Resources::default(), 0_i64);
-    for other in others.filter(|other| uid(other) != uid(pod)) {
-        used.add(&requests(other).map_err(|error| unexpected(&error))?);
-        count += 1;
-    }
-    fits_number(count, &node.allocatable)?;
-    for (resource, reason) in RUN_OUT {
-        fits(resource, reason, &asked, &used, &node.allocatable)?;
-    }
+    room(pod, &node.allocatable, others)?;
     if !selects(pod, node) {
         return Err(predicate("NodeAffinity"));
     }
@@ -73,6 +60,40 @@ pub fn admit<'p>(pod: &Pod, node: &Node, others: impl Iterator<Item = &'p Pod>) 
         return Err(predicate("TaintToleration"));
     }
     Ok(())
+}
+
+/// Whether there is room for a pod beside the others.
+///
+/// # Errors
+/// What there is too little of.
+pub fn room<'p>(pod: &Pod, allocatable: &Resources, others: impl Iterator<Item = &'p Pod>) -> Result<(), Refusal> {
+    let unexpected = |error: &dyn std::fmt::Display| Refusal {
+        reason: "UnexpectedAdmissionError",
+        message: format!("Unexpected error while attempting to recover from admission failure: {error}"),
+    };
+    let asked = requests(pod).map_err(|error| unexpected(&error))?;
+    let (mut used, mut count) = (Resources::default(), 0_i64);
+    for other in others.filter(|other| uid(other) != uid(pod)) {
+        used.add(&requests(other).map_err(|error| unexpected(&error))?);
+        count += 1;
+    }
+    fits_number(count, allocatable)?;
+    RUN_OUT.into_iter().try_for_each(|(resource, reason)| fits(resource, reason, &asked, &used, allocatable))
+}
+
+/// Of what a pod asks for more than the whole node has: memory or processors.
+pub fn exceeds(pod: &Pod, allocatable: &Resources) -> Option<String> {
+    let asked = requests(pod).ok()?;
+    ["memory", "cpu"].into_iter().find_map(|resource| {
+        let (asked, most) = (asked.amount(resource), allocatable.amount(resource));
+        let (requested, capacity) = (number(resource, asked), number(resource, most));
+        (asked > most).then(|| format!("{resource}, requested: {requested}, capacity: {capacity}"))
+    })
+}
+
+/// As messages have it: processors in thousandths.
+fn number(resource: &str, amount: Quantity) -> i64 {
+    if resource == "cpu" { amount.milli_value() } else { amount.value() }
 }
 
 fn predicate(name: &'static str) -> Refusal {
@@ -107,8 +128,7 @@ fn fits(
     if asked.is_zero() || asked + used <= most {
         return Ok(());
     }
-    let number = |amount: Quantity| if resource == "cpu" { amount.milli_value() } else { amount.value() };
-    Err(Refusal { reason, message: out_of(resource, [asked, used, most].map(number)) })
+    Err(Refusal { reason, message: out_of(resource, [asked, used, most].map(|amount| number(resource, amount))) })
 }
 
 /// `nodeSelector` and required node affinity.

@@ -15,7 +15,7 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::plan::kinds::PODS;
 use reconcile::{Note, Recorder, Reference, Severity};
-use stdx::{BoxFuture, TaskTree};
+use stdx::{BoxFuture, Mono, TaskTree, mono};
 
 use crate::admit::{self, Refusal};
 use crate::cgroup::Cgroups;
@@ -31,6 +31,7 @@ use crate::pod::{name, namespace, spec, uid};
 use crate::probe::counts::Probed;
 use crate::refs::{News, NodeWatch};
 use crate::register::Registration;
+use crate::resize::{self, Answer, Given};
 use crate::services;
 use crate::static_pods;
 use crate::tokens::Kept;
@@ -197,11 +198,25 @@ struct Known {
     gone: bool,
     /// It was not admitted: it takes no room.
     refused: bool,
+    /// What it was given, as of which generation of it was asked for.
+    given: Given,
+    generation: i64,
+    /// It asks for something else.
+    asks: Option<Asks>,
+}
+
+/// A pod that asks for other resources than it was given.
+#[derive(Clone)]
+struct Asks {
+    pod: Pod,
+    since: Mono,
+    told: Option<Answer>,
 }
 
 impl Known {
-    fn of(worker: Handle) -> Known {
-        Known { worker, gone: false, refused: false }
+    fn of(worker: Handle, pod: &Pod) -> Known {
+        let generation = pod.metadata.generation.unwrap_or(0);
+        Known { worker, gone: false, refused: false, given: resize::asked(pod), generation, asks: None }
     }
 }
 
@@ -299,6 +314,7 @@ impl Agent {
                             (None, None) => {}
                         }
                     }
+                    self.judge_resizes().await;
                 }
                 news = referred.next(), if listed => self.tell_of(&news).await,
                 event = runtime_events.next() => match event {
@@ -314,8 +330,10 @@ impl Agent {
     fn resume(&self) {
         for checkpoint in checkpoint::all(&self.context.roots.memory) {
             let uid = uid(&checkpoint.pod).to_owned();
-            let worker = Handle::start(self.context.clone(), checkpoint.pod.clone(), Some(checkpoint), None);
-            self.workers().insert(uid, Known::of(worker));
+            // What it asks for by now is heard from the API.
+            let known = |worker| Known { generation: -1, ..Known::of(worker, &checkpoint.pod) };
+            let worker = Handle::start(self.context.clone(), checkpoint.pod.clone(), Some(checkpoint.clone()), None);
+            self.workers().insert(uid, known(worker));
         }
     }
 
@@ -333,6 +351,7 @@ impl Agent {
         for object in oldest {
             self.tell_pod(object).await;
         }
+        self.judge_resizes().await;
         self.mirrors.notify_one();
         let statics = self.static_pods();
         let resumed: Vec<String> = self.workers().keys().filter(|uid| !statics.contains_key(*uid)).cloned().collect();
@@ -349,6 +368,7 @@ impl Agent {
         if object.meta().annotations.get(static_pods::MIRROR).is_some() {
             return;
         }
+        self.note_what_is_asked(object);
         if self.tell_worker(object.uid(), Message::Pod(object.clone())).await {
             return;
         }
@@ -357,10 +377,10 @@ impl Agent {
             Ok(pod) => {
                 let refusal = self.refusal(&pod).await;
                 let refused = refusal.is_some();
-                let worker = Handle::start(self.context.clone(), pod, None, refusal);
+                let worker = Handle::start(self.context.clone(), pod.clone(), None, refusal);
                 let mut workers = self.workers();
                 workers.retain(|_, known| !(known.gone && known.worker.is_over()));
-                workers.insert(object.uid().to_owned(), Known { refused, ..Known::of(worker) });
+                workers.insert(object.uid().to_owned(), Known { refused, ..Known::of(worker, &pod) });
             }
             Err(error) => tracing::error!(?object, %error, "pod does not have its kind's shape"),
         }
@@ -379,8 +399,8 @@ impl Agent {
             }
             let refusal = self.refusal(&pod).await;
             let refused = refusal.is_some();
-            let worker = Handle::start(self.context.clone(), pod, None, refusal);
-            self.workers().insert(uid, Known { refused, ..Known::of(worker) });
+            let worker = Handle::start(self.context.clone(), pod.clone(), None, refusal);
+            self.workers().insert(uid, Known { refused, ..Known::of(worker, &pod) });
         }
     }
 
@@ -431,22 +451,106 @@ impl Agent {
         Some(Waiting { reason: refusal.reason.into(), message })
     }
 
-    /// Pods that have a place on this node.
+    /// Pods that have a place on this node, with what they were given.
     pub(crate) fn admitted(&self) -> Vec<Pod> {
-        let admitted: Vec<String> =
-            self.workers().iter().filter(|(_, known)| !known.refused).map(|(uid, _)| uid.clone()).collect();
+        let workers = self.workers().clone();
+        let admitted = |uid: &str| workers.get(uid).filter(|known| !known.refused);
         let snapshot = self.pods.snapshot();
-        let pods = snapshot.iter().filter(|object| admitted.iter().any(|uid| uid == object.uid()));
-        let pods: Vec<Pod> = pods.filter_map(|object| object.typed::<Pod>().ok()).filter(admit::has_place).collect();
-        let statics = self.static_pods().into_iter().filter(|(uid, _)| admitted.contains(uid)).map(|(_, pod)| pod);
+        let pods = snapshot.iter().filter_map(|object| {
+            let known = admitted(object.uid())?;
+            Some(resize::with(object.typed::<Pod>().ok()?, &known.given))
+        });
+        let pods: Vec<Pod> = pods.filter(admit::has_place).collect();
+        let statics = self.static_pods().into_iter().filter(|(uid, _)| admitted(uid).is_some()).map(|(_, pod)| pod);
         pods.into_iter().chain(statics).collect()
+    }
+
+    /// Notes when a pod that runs asks for other resources than it was given.
+    fn note_what_is_asked(&self, object: &Object) {
+        let mut workers = self.workers();
+        let Some(known) = workers.get_mut(object.uid()) else { return };
+        let generation = object.meta().generation;
+        if known.generation == generation {
+            return;
+        }
+        let Ok(pod) = object.typed::<Pod>() else { return };
+        known.generation = generation;
+        let before = known.asks.take();
+        if !known.refused && (before.is_some() || resize::asked(&pod) != known.given) {
+            let since = before.map_or_else(mono, |before| before.since);
+            known.asks = Some(Asks { pod, since, told: None });
+        }
+    }
+
+    /// Gives pods that ask for other resources what there is room for: those first that ask for less, then the important ones,
+    /// then those that have waited longest. Upstream: `sortPendingResizes`.
+    async fn judge_resizes(&self) {
+        let mut waiting: Vec<(String, Asks, Given)> = {
+            let workers = self.workers();
+            let present = workers.iter().filter(|(_, known)| !known.gone);
+            let asks = present.filter_map(|(uid, known)| Some((uid, known.asks.clone()?, known.given.clone())));
+            asks.map(|(uid, asks, given)| (uid.clone(), asks, given)).collect()
+        };
+        waiting.sort_by_key(|(_, asks, given)| {
+            let priority = asks.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+            (resize::grows(&asks.pod, given), std::cmp::Reverse(priority), asks.since)
+        });
+        for (uid, asks, _) in waiting {
+            let node = admit::Node { allocatable: self.allocatable(), ..admit::Node::default() };
+            let answer = resize::judge(&asks.pod, &node, self.admitted().iter());
+            if asks.told.as_ref() != Some(&answer) {
+                self.answer_resize(&uid, asks, answer).await;
+            }
+        }
+    }
+
+    async fn answer_resize(&self, uid: &str, asks: Asks, answer: Answer) {
+        let pod = asks.pod.clone();
+        let (given, fresh) = {
+            let mut workers = self.workers();
+            let Some(known) = workers.get_mut(uid) else { return };
+            let fresh = resize::asked(&pod);
+            let changes = fresh != known.given;
+            if answer == Answer::Granted {
+                (known.given, known.asks) = (fresh, None);
+            } else {
+                known.asks = Some(Asks { told: Some(answer.clone()), ..asks });
+            }
+            (known.given.clone(), changes)
+        };
+        let tell = |severity, reason: &'static str, what: &str, why: Option<&str>| {
+            let text = format!("Pod resize {what}: {}", resize::details(&pod, why));
+            self.context.tell(&pod, "", severity, reason, text);
+        };
+        let waits = |reason: &str, message: &str| Some(Waiting { reason: reason.into(), message: message.into() });
+        let pending = match &answer {
+            Answer::Granted => {
+                if fresh {
+                    tell(Severity::Normal, "ResizeStarted", "started", None);
+                }
+                None
+            }
+            Answer::Deferred(why) => {
+                tell(Severity::Warning, "ResizeDeferred", "Deferred", Some(why));
+                waits("Deferred", why)
+            }
+            Answer::Infeasible(why) => {
+                tell(Severity::Warning, "ResizeInfeasible", "Infeasible", Some(why));
+                waits("Infeasible", why)
+            }
+        };
+        self.tell(uid, Message::Given(given, pending)).await;
+    }
+
+    fn allocatable(&self) -> Resources {
+        let amounts = self.registration.reserved.allocatable(self.registration.machine.capacity());
+        Resources::parse(Some(&amounts)).unwrap_or_default()
     }
 
     /// What a pod has to fit: labels and taints as the API has them, since others set them.
     async fn node(&self) -> admit::Node {
         let registration = &self.registration;
-        let amounts = registration.reserved.allocatable(registration.machine.capacity());
-        let allocatable = Resources::parse(Some(&amounts)).unwrap_or_default();
+        let allocatable = self.allocatable();
         let mut node = admit::Node { name: registration.name.clone(), allocatable, ..admit::Node::default() };
         let target = Target::new("", "v1", "nodes").name(registration.name.as_str());
         match stdx::timeout(NODE_LIMIT, self.context.client.find(target)).await {
@@ -541,9 +645,10 @@ impl Agent {
             }
             let known = self.pods.snapshot().iter().any(|pod| pod.uid() == uid);
             if !known {
-                let worker = Handle::start(self.context.clone(), stranger(&sandbox), None, None);
+                let pod = stranger(&sandbox);
+                let worker = Handle::start(self.context.clone(), pod.clone(), None, None);
                 worker.tell(Message::Gone).await;
-                self.workers().insert(uid, Known { gone: true, ..Known::of(worker) });
+                self.workers().insert(uid, Known { gone: true, ..Known::of(worker, &pod) });
             }
         }
     }

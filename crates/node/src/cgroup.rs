@@ -62,6 +62,29 @@ impl Cgroups {
         if self.unified { self.create_unified(&path, limits) } else { self.create_split(&path, limits) }
     }
 
+    /// Raises the limits of the pod's group to those that it is to have, and lowers none: its containers may still have more.
+    pub fn raise(&self, pod: &Pod) -> io::Result<()> {
+        let (path, limits) = (self.path(pod), limits(pod));
+        let raise = |controller: &str, file: &str, wanted: i64, text: String| {
+            let path = self.folder(controller, &path).join(file);
+            // Without a limit, or with a word in its place, there is nothing to raise.
+            let present = fs::read_to_string(&path).unwrap_or_default();
+            let present = present.split_whitespace().next().and_then(|number| number.parse::<i64>().ok());
+            match present.is_some_and(|present| present >= 0 && (wanted <= 0 || wanted > present)) {
+                true => fs::write(path, text),
+                false => Ok(()),
+            }
+        };
+        let or_none = |amount: i64, none: &str| if amount > 0 { amount.to_string() } else { none.to_owned() };
+        if self.unified {
+            raise("", "memory.max", limits.memory_bytes, or_none(limits.memory_bytes, "max"))?;
+            let quota = format!("{} {QUOTA_PERIOD}", or_none(limits.cpu_quota, "max"));
+            return raise("", "cpu.max", limits.cpu_quota, quota);
+        }
+        raise("memory", "memory.limit_in_bytes", limits.memory_bytes, or_none(limits.memory_bytes, "-1"))?;
+        raise("cpu", "cpu.cfs_quota_us", limits.cpu_quota, or_none(limits.cpu_quota, "-1"))
+    }
+
     /// Removes the pod's group; nothing lives in it any more.
     pub fn remove(&self, pod: &Pod) -> io::Result<()> {
         let path = self.path(pod);

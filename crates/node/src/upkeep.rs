@@ -1,7 +1,6 @@
 //! What has to be sampled, on one timer: shortages, for which pods are ended, logs, and images that nobody uses.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use api::decide::resources::PodResources;
 use cri::{ContainerFilter, ContainerStats, PodSandboxFilter};
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::Severity;
+use stdx::disk::Usage;
 use stdx::{Mono, mono};
 
 use crate::agent::{Agent, is_critical};
@@ -16,7 +16,7 @@ use crate::evict::{self, Candidate, Shortage, Signal};
 use crate::pod::memory::Verdict;
 use crate::pod::{containers, create, spec, uid};
 use crate::pressure::Room;
-use crate::{collect, logs, volume};
+use crate::{collect, logs, storage};
 
 /// How often shortages are looked for. Upstream: `evictionMonitoringPeriod`.
 const EVERY: Duration = Duration::from_secs(10);
@@ -30,10 +30,14 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 /// Runs until the task is dropped.
 pub async fn run(agent: Arc<Agent>) {
     let mut ending: Option<(String, Mono)> = None;
+    let mut restrained = BTreeSet::new();
     let mut images = collect::Collector::default();
     for look in 1_u64.. {
         stdx::sleep(EVERY).await;
-        relieve(&agent, &mut images, &mut ending).await;
+        // Upstream looks for shortages again only when nobody had to go for what they wrote.
+        if restrain(&agent, &mut restrained).await == 0 {
+            relieve(&agent, &mut images, &mut ending).await;
+        }
         if look % LOGS_EVERY == 0 {
             logs::rotate::all(&*agent.context().runtime).await;
         }
@@ -41,6 +45,31 @@ pub async fn run(agent: Arc<Agent>) {
             images.collect(&agent, collect::Want::Bounds).await;
         }
     }
+}
+
+/// Ends the pods that have written more to disk than they may; how many.
+async fn restrain(agent: &Agent, restrained: &mut BTreeSet<String>) -> usize {
+    let pods = agent.admitted();
+    restrained.retain(|ended| pods.iter().any(|pod| uid(pod) == ended));
+    let mut ended = 0;
+    for pod in pods.iter().filter(|pod| storage::is_limited(pod) && !is_critical(pod)) {
+        if restrained.contains(uid(pod)) {
+            continue;
+        }
+        if let Some(message) = storage::excess(pod, &storage::written(agent, pod).await) {
+            evict(agent, pod, message).await;
+            restrained.insert(uid(pod).to_owned());
+            ended += 1;
+        }
+    }
+    ended
+}
+
+/// Ends a pod at once. A hard threshold leaves no time. Upstream: `evictPod`.
+async fn evict(agent: &Agent, pod: &Pod, message: String) {
+    agent.context().tell(pod, "", Severity::Warning, "Evicted", message.clone());
+    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true };
+    agent.end(uid(pod), verdict).await;
 }
 
 /// Ends a pod where the node runs short of something.
@@ -67,13 +96,9 @@ async fn relieve(agent: &Agent, images: &mut collect::Collector, ending: &mut Op
     let Some(first) = evict::ranked(candidates).into_iter().next() else {
         return tracing::warn!(resource, "the node runs short, and there is no pod to end");
     };
-    let message = shortage.message(&first);
     if let Some(pod) = pods.iter().find(|pod| uid(pod) == first.uid) {
-        agent.context().tell(pod, "", Severity::Warning, "Evicted", message.clone());
+        evict(agent, pod, shortage.message(&first)).await;
     }
-    // A hard threshold leaves no time. Upstream: `evictPod`.
-    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true };
-    agent.end(&first.uid, verdict).await;
     *ending = Some((first.uid, mono()));
 }
 
@@ -89,8 +114,8 @@ async fn candidates(agent: &Agent, shortage: &Shortage, pods: impl Iterator<Item
         let own: Vec<&ContainerStats> =
             stats.iter().filter(|stats| owner.get(stats.pod_sandbox_id.as_str()) == Some(&uid(pod))).collect();
         found.push(match shortage.signal {
-            Signal::NodefsAvailable | Signal::ImagefsAvailable => on_disk(agent, pod, |bytes, _| bytes).await,
-            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => on_disk(agent, pod, |_, files| files).await,
+            Signal::NodefsAvailable | Signal::ImagefsAvailable => on_disk(agent, pod, |used| used.bytes).await,
+            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => on_disk(agent, pod, |used| used.files).await,
             Signal::MemoryAvailable => in_memory(pod, &own),
             Signal::PidAvailable => candidate(pod, own.iter().map(|stats| stats.process_count).sum(), 0, Vec::new()),
         });
@@ -120,31 +145,15 @@ fn in_memory(pod: &Pod, stats: &[&ContainerStats]) -> Candidate {
     candidate(pod, used, requested(pod, "memory"), each.collect())
 }
 
-/// Volumes and logs; what containers write beside those is theirs by image.
-async fn on_disk(agent: &Agent, pod: &Pod, which: fn(u64, u64) -> u64) -> Candidate {
-    let context = agent.context();
-    let folders = [volume::pod_folder(&context.roots.disk, pod), create::log_directory(pod, &context.facts).into()];
-    let sum = move || folders.iter().map(|folder| size(folder)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    let (bytes, files) = tokio::task::spawn_blocking(sum).await.unwrap_or_default();
-    candidate(pod, which(bytes, files), requested(pod, "ephemeral-storage"), Vec::new())
-}
-
-/// Bytes and files below a folder, on its own file system and without following links.
-fn size(folder: &Path) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(device) = std::fs::metadata(folder).map(|metadata| metadata.dev()) else { return (0, 0) };
-    let (mut bytes, mut files) = (0, 0);
-    let mut left: Vec<PathBuf> = vec![folder.to_owned()];
-    while let Some(folder) = left.pop() {
-        let Ok(entries) = std::fs::read_dir(folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            bytes += metadata.blocks() * 512;
-            files += 1;
-            if metadata.is_dir() && metadata.dev() == device {
-                left.push(entry.path());
-            }
-        }
-    }
-    (bytes, files)
+/// Volumes, logs, and what containers write beside those.
+async fn on_disk(agent: &Agent, pod: &Pod, which: fn(Usage) -> u64) -> Candidate {
+    let written = storage::written(agent, pod).await;
+    let spec = spec(pod);
+    let each = containers(&spec).filter_map(|(_, container)| {
+        let used = which(*written.containers.get(&container.name)?);
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let asked = create::amount(requests, "ephemeral-storage").map_or(0, |amount| amount.value());
+        Some((container.name.clone(), used, u64::try_from(asked).unwrap_or(0)))
+    });
+    candidate(pod, which(written.whole), requested(pod, "ephemeral-storage"), each.collect())
 }

@@ -8,6 +8,7 @@
 
 pub mod backoff;
 pub mod context;
+pub mod disk;
 pub mod map;
 pub mod sim;
 pub mod task;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::affinity::{AffinityLite, SpreadLite, affinity, spread};
 use super::node::resources;
 use super::{Condition, Fields, Meta, Projection, ReadError, Reader, Texts};
-use crate::decide::resources::{ContainerResources, PodResources, Stage};
+use crate::decide::resources::{ContainerResources, PodResources, Resources, Stage};
 
 /// An entry of `spec.tolerations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub struct ContainerStatusLite {
     pub state: ContainerState,
     /// How it ended the last time.
     pub last: Option<ContainerState>,
+    /// What its node has given it of what it requests.
+    pub allocated: Resources,
 }
 
 /// `status` of a pod.
@@ -189,6 +191,7 @@ pub(super) const CONTAINER_STATUS: &Fields = &[
     (4, "ready"),
     (5, "restartCount"),
     (8, "containerID"),
+    (10, "allocatedResources"),
     (9, "started"),
 ];
 pub(super) const STATE: &Fields = &[(1, "waiting"), (2, "running"), (3, "terminated")];
@@ -339,6 +342,7 @@ fn container_status(reader: Reader<'_>, kind: ContainerKind) -> Result<Container
             "ready" => status.ready = value.truth()?,
             "restartCount" => status.restart_count = value.int32()?,
             "containerID" => status.container_id = value.boxed()?,
+            "allocatedResources" => resources(value, &mut status.allocated)?,
             _ => status.started = value.truth()?,
         }
         Ok(())
@@ -399,6 +403,28 @@ impl Projection for PodLite {
         object.fields(POD, |name, value| match name {
             "spec" => self.spec.read(value),
             _ => self.status.read(value),
-        })
+        })?;
+        self.count_what_is_given();
+        Ok(())
+    }
+}
+
+impl PodLite {
+    /// While a pod is resized it takes the more of what it asks for and of what it has; what no node can give it, it does not
+    /// take. Upstream: `PodRequests` with the status' resources.
+    fn count_what_is_given(&mut self) {
+        let infeasible = self.status.conditions.iter().any(|condition| {
+            &*condition.kind == "PodResizePending" && condition.is_true() && &*condition.reason == "Infeasible"
+        });
+        let amounts = self.spec.resources.containers.iter_mut();
+        for (container, amounts) in self.spec.containers.iter().zip(amounts) {
+            let status = self.status.containers.iter().find(|status| status.name == container.name);
+            for (name, given) in status.iter().flat_map(|status| status.allocated.iter()) {
+                match amounts.requests.get(name) {
+                    Some(asked) if !infeasible && asked >= given => {}
+                    _ => amounts.requests.set(name, given),
+                }
+            }
+        }
     }
 }

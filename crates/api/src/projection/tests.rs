@@ -133,6 +133,22 @@ fn reads_pods() {
 }
 
 #[test]
+fn a_pod_that_is_resized_counts_for_the_more_of_what_it_has_and_asks_for() {
+    let check = |asked: &str, reason: &str, expected: &str| {
+        let json = format!(
+            r#"{{"spec":{{"containers":[{{"name":"a","resources":{{"requests":{{"cpu":"{asked}"}}}}}}]}},
+            "status":{{"containerStatuses":[{{"name":"a","allocatedResources":{{"cpu":"2"}}}}],
+            "conditions":[{{"type":"PodResizePending","status":"True","reason":"{reason}"}}]}}}}"#
+        );
+        let pod: PodLite = projected("", "v1", "Pod", &json);
+        assert_eq!(pod.spec.resources.requests().get("cpu"), Some(quantity(expected)), "{asked} {reason}");
+    };
+    check("3", "Deferred", "3");
+    check("1", "Deferred", "2");
+    check("300", "Infeasible", "2");
+}
+
+#[test]
 fn reads_what_selects_pods() {
     let budget: BudgetLite = projected(
         "policy",

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
     VolumeProjection,
 };
 
-use super::Asked;
+use super::{Asked, mountable_secrets};
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
 use crate::verbs::create::letters;
@@ -66,6 +66,7 @@ pub(crate) fn admit(asked: &Asked<'_>, pod: &mut Pod) -> Outcome<()> {
         ))
     })?;
     let account: ServiceAccount = account.typed().map_err(Refusal::internal)?;
+    mountable_secrets::admit(asked, spec, &account)?;
     if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
         spec.image_pull_secrets.clone_from(&account.image_pull_secrets);
     }

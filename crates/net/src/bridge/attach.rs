@@ -146,6 +146,13 @@ fn configure_node(node: &Node, near: &Link, address: IpAddr) -> Result<(), CniEr
         // Strict: a pod that sends from an address that is not its own is not heard.
         let setting = format!("net/ipv4/conf/{}/rp_filter", near.name);
         write_setting(&setting, "1").map_err(io(&format!("set {setting}")))?;
+        // Else a pod could announce itself to the node as its router (CVE-2020-10749), and reach it past the rules.
+        let setting = format!("net/ipv6/conf/{}/disable_ipv6", near.name);
+        match write_setting(&setting, "1") {
+            // A kernel without the protocol.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            written => written.map_err(io(&format!("set {setting}")))?,
+        }
     }
     node.socket.set_neighbour(near.index, address, mac_for(address)).map_err(failed())?;
     node.socket.set_route(&pod_route(node, near, address)).map_err(failed())

@@ -340,7 +340,12 @@ pub fn amount(list: Option<&Amounts>, name: &str) -> Option<Quantity> {
 }
 
 /// Limits of a container's control group. Upstream: `generateLinuxContainerResources`.
-fn resources(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxContainerResources {
+pub fn resources(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxContainerResources {
+    LinuxContainerResources { oom_score_adj: oom_score(pod, container, node.memory_bytes), ..limits(container) }
+}
+
+/// Those that the container alone decides.
+pub fn limits(container: &Container) -> LinuxContainerResources {
     let resources = container.resources.clone().unwrap_or_default();
     let limits = resources.limits.as_ref();
     let requests = resources.requests.as_ref();
@@ -356,7 +361,6 @@ fn resources(pod: &Pod, container: &Container, node: &NodeFacts) -> LinuxContain
         memory_swap_limit_in_bytes: memory_limit,
         unified: [("memory.swap.max".to_owned(), "0".to_owned())].into(),
         hugepage_limits: hugepage_limits(limits),
-        oom_score_adj: oom_score(pod, container, node.memory_bytes),
         ..LinuxContainerResources::default()
     }
 }

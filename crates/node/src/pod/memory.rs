@@ -7,6 +7,8 @@ use cri::KeyValue;
 use jiff::Timestamp;
 use stdx::Mono;
 
+use super::seen::Known;
+
 /// First wait before a container is restarted again. Upstream: `containerBackOffPeriod`.
 pub const RESTART_BASE: Duration = Duration::from_secs(10);
 /// Longest wait before a restart, and before another try to pull an image. Upstream: `MaxContainerBackOff`.
@@ -108,6 +110,14 @@ pub struct Memory {
     pub retry_at: BTreeMap<String, Mono>,
     /// What of an ending pod is done: it is out of the `rules`, and the `pod` is cleaned up.
     pub stopping: BTreeSet<String>,
+    /// Why the pod does not get the resources that it asks for now: reason and message.
+    pub resize_pending: Option<Waiting>,
+    /// What went wrong with giving it what it was granted.
+    pub resize_failed: Option<String>,
+    /// What no runtime tells of containers.
+    pub known: Known,
+    /// It was granted other resources, and its containers do not all have them yet.
+    pub resizing: bool,
     /// Why the whole pod is over, whatever its containers do.
     pub verdict: Option<Verdict>,
     /// Since when all of the pod is to end.

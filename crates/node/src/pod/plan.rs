@@ -12,6 +12,7 @@ use stdx::Mono;
 use super::memory::{Memory, Verdict, Waiting};
 use super::seen::Seen;
 use super::{Role, containers, full_name, ordinary_form, spec};
+use crate::resize::{self, Change};
 
 mod end;
 pub mod policy;
@@ -34,6 +35,8 @@ pub enum Step {
     Kill { id: String, name: String, grace_seconds: u64, why: Why },
     /// Run a container's preStop hook before it is the container's turn to end.
     PreStop { id: String, name: String, grace_seconds: u64 },
+    /// Give a running container the resources that it was granted.
+    Resize { id: String, name: String },
     /// Forget a container that has ended and that no status needs.
     RemoveContainer { id: String },
     /// Stop a sandbox that is of no use any more.
@@ -55,6 +58,8 @@ pub enum Why {
     Unhealthy(String),
     /// It runs in a sandbox that is gone.
     SandboxLost,
+    /// It was granted other resources, and is to start anew with them.
+    Resized,
 }
 
 impl Step {
@@ -65,7 +70,9 @@ impl Step {
                 "pod".into()
             }
             Step::Withdraw => "rules".into(),
-            Step::Start { name, .. } | Step::Kill { name, .. } => format!("container {name}"),
+            Step::Start { name, .. } | Step::Kill { name, .. } | Step::Resize { name, .. } => {
+                format!("container {name}")
+            }
             Step::PreStop { name, .. } => format!("hook {name}"),
             Step::RemoveContainer { id } | Step::RemoveSandbox { id } => format!("ended {id}"),
         }
@@ -75,6 +82,7 @@ impl Step {
     pub fn retried(&self) -> String {
         match self {
             Step::Kill { name, .. } => format!("end {name}"),
+            Step::Resize { name, .. } => format!("resize {name}"),
             other => other.subject(),
         }
     }
@@ -176,7 +184,7 @@ pub fn told<'p>(pod: &'p Pod, role: Role, name: &str) -> Option<&'p Told> {
 /// How a container ended: as the runtime knows, or, where a restart of the machine made it forget, as the status told.
 fn exit_code(pod: &Pod, spec: &PodSpec, seen: &Seen, role: Role, container: &Container) -> Option<i32> {
     if let Some(newest) = seen.newest(&container.name) {
-        return (newest.state == ContainerState::Exited).then_some(newest.exit.exit_code);
+        return (newest.state == ContainerState::Exited).then(|| seen.code(newest));
     }
     let state = told(pod, role, &container.name)?.state.as_ref()?;
     // One that ran and is lost is not run again where that is not wanted.
@@ -387,6 +395,8 @@ impl View<'_> {
                     let grace_seconds = grace_of_probe(container, self.pod, probe);
                     let message = unhealthy(self.spec, role, container, probe);
                     plan.steps.push(kill(status, grace_seconds, Why::Unhealthy(message)));
+                } else if matches!(role, Role::Main | Role::Sidecar) {
+                    self.resize(container, status, plan);
                 }
             }
             // Made but never started: an agent ended between the two. It is removed, and made again as the same try.
@@ -394,7 +404,7 @@ impl View<'_> {
                 plan.steps.push(Step::Start { name: container.name.clone(), attempt: status.metadata.attempt })
             }
             ContainerState::Exited | ContainerState::Unknown => {
-                if !starts_again(self.spec, role, container, status.exit.exit_code) {
+                if !starts_again(self.spec, role, container, self.seen.code(status)) {
                     return;
                 }
                 match restart_wait(self.memory, container, status, self.now.wall) {
@@ -411,6 +421,26 @@ impl View<'_> {
                     }
                     None => plan.steps.push(start),
                 }
+            }
+        }
+    }
+}
+
+impl View<'_> {
+    /// Gives a running container what it was granted; one container after the other, since the last one to get there settles
+    /// the pod's own limits.
+    fn resize(&self, container: &Container, status: &ContainerStatus, plan: &mut Plan) {
+        let another_goes_first = plan.steps.iter().any(|step| matches!(step, Step::Resize { .. }));
+        match resize::change(container, status, &self.seen.known) {
+            None => {}
+            Some(Change::Update) if another_goes_first => {}
+            Some(Change::Restart) => {
+                let seconds = self.spec.termination_grace_period_seconds;
+                let grace_seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30);
+                plan.steps.push(kill(status, grace_seconds, Why::Resized));
+            }
+            Some(Change::Update) => {
+                plan.steps.push(Step::Resize { id: status.id.clone(), name: container.name.clone() });
             }
         }
     }

@@ -1,9 +1,13 @@
 //! What the runtime has of a pod, as one value.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use cri::{
     ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, PodSandboxState, PodSandboxStatus, Runtime,
     StringMap,
 };
+
+use super::plan::LOST_CODE;
 
 /// Labels by which upstream's kubelet, and everything that looks over its shoulder, knows what belongs to which pod.
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
@@ -18,6 +22,17 @@ pub struct Seen {
     pub sandboxes: Vec<PodSandboxStatus>,
     /// Newest first.
     pub containers: Vec<ContainerStatus>,
+    /// What the agent itself knows of them.
+    pub known: Known,
+}
+
+/// What the agent knows of containers and no runtime tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Those that were ended to be started anew, by id: however they end, they are.
+    pub again: BTreeSet<String>,
+    /// Bytes of memory that each requested when it was last started, by its name.
+    pub memory_requests: BTreeMap<String, i64>,
 }
 
 impl Seen {
@@ -50,6 +65,11 @@ impl Seen {
     /// The sandbox that containers can run in.
     pub fn ready_sandbox(&self) -> Option<&PodSandboxStatus> {
         self.sandboxes.first().filter(|sandbox| sandbox.state == PodSandboxState::Ready)
+    }
+
+    /// The code that decides whether a container that ended is started again.
+    pub fn code(&self, container: &ContainerStatus) -> i32 {
+        if self.known.again.contains(&container.id) { LOST_CODE } else { container.exit.exit_code }
     }
 
     /// The newest try of a container.

@@ -220,8 +220,12 @@ impl View<'_> {
             Role::Ephemeral => false,
         };
         status.state = Some(if running { self.running(newest) } else { self.terminated(newest) });
-        // What the container really has is what was asked for, since nothing else is given.
-        status.resources = container.resources.clone();
+        // What the container really has: what it was given, but while it is on the way there, what was told before.
+        let on_the_way = running && crate::resize::change(container, newest, &self.seen.known).is_some();
+        let told = old.filter(|_| on_the_way).and_then(|old| old.resources.clone());
+        // Also where that is nothing: by this the API server knows a node that can resize what runs on it.
+        let given = || (role != Role::Ephemeral).then(|| container.resources.clone().unwrap_or_default());
+        status.resources = told.or_else(given);
         status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
         status.user = newest.linux.user.as_ref().map(user);
         status.stop_signal = Some(newest.linux.stop_signal.clone()).filter(|signal| !signal.is_empty());
@@ -382,11 +386,14 @@ struct Count {
 }
 
 impl Count {
-    fn new(spec: &PodSpec, told: &Told) -> Count {
+    fn new(view: &View<'_>, told: &Told) -> Count {
         let mut count = Count::default();
-        for (role, container, status) in told.ordinary(spec) {
+        for (role, container, status) in told.ordinary(view.spec) {
             let runs = runs(status);
-            let for_good = |code: i32| !starts_again(spec, role, container, code);
+            let newest = view.seen.newest(&container.name).filter(|newest| newest.state == State::Exited);
+            let for_good = |code: i32| {
+                !starts_again(view.spec, role, container, newest.map_or(code, |newest| view.seen.code(newest)))
+            };
             match (role, exit(status)) {
                 (Role::Init, Some(code)) => count.failed_inits += usize::from(code != 0 && for_good(code)),
                 (Role::Init, None) => count.pending_inits += 1,
@@ -423,7 +430,7 @@ fn exit(status: &ContainerStatus) -> Option<i32> {
 
 /// Upstream: `getPhase`.
 fn phase(view: &View<'_>, told: &Told) -> &'static str {
-    let count = Count::new(view.spec, told);
+    let count = Count::new(view, told);
     let begun = told.mains.iter().any(|status| runs(status) || exit(status).is_some());
     let all_succeeded = count.stopped == count.succeeded;
     match () {

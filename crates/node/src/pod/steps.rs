@@ -37,6 +37,8 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// As much of a log as stands in for a message. Upstream: `MaxContainerTerminationMessageLogLength` and `…LogLines`.
 const MESSAGE_LOG_BYTES_MAX: usize = 2048;
 const MESSAGE_LOG_LINES_MAX: u64 = 80;
+/// A resize that could not be done is tried again after this.
+const RESIZE_RETRY: Duration = Duration::from_secs(10);
 /// Seconds that every container has to end. Upstream: `minimumGracePeriodInSeconds`.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,7 @@ pub enum Effect {
         /// It ran before and had ended: this counts for the wait before the next try.
         again: bool,
         environment: Vec<KeyValue>,
+        memory_request: i64,
     },
     /// The preStop hook of a container has run before its turn to end.
     Hooked {
@@ -100,6 +103,7 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
             pre_stop(context, subject, (id, name), Duration::from_secs(*grace_seconds)).await;
             Went::Well(Effect::Hooked { id: id.clone() })
         }
+        Step::Resize { id, name } => resize(context, subject, (id, name)).await,
         Step::RemoveContainer { id } => remove_container(context, subject, id).await,
         Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
         Step::RemoveSandbox { id } => {
@@ -234,12 +238,9 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         Went::Waits(Waiting { reason: reason.into(), message }, RETRY)
     };
     // What an agent made and did not start before it ended is made again, as the same try.
-    for stale in subject
-        .seen
-        .containers
-        .iter()
-        .filter(|status| status.metadata.name == name && status.state == ContainerState::Created)
-    {
+    let is_stale =
+        |status: &&cri::ContainerStatus| status.metadata.name == name && status.state == ContainerState::Created;
+    for stale in subject.seen.containers.iter().filter(is_stale) {
         if let Err(error) = context.runtime.remove_container(&stale.id).await {
             return wait("CreateContainerError", error.to_string());
         }
@@ -259,7 +260,8 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     if let Err(message) = not_root(context, pod, container).await {
         return wait("CreateContainerConfigError", message);
     }
-    let started = Effect::Started { name: name.to_owned(), again, environment: envs.clone() };
+    let memory_request = crate::resize::memory_request(container);
+    let started = Effect::Started { name: name.to_owned(), again, environment: envs.clone(), memory_request };
     let mut config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
     match target(subject, name) {
         Ok(Some(id)) if config.linux.security_context.namespace_options.pid == NamespaceMode::Container => {
@@ -515,7 +517,8 @@ fn with_files(
     mut mounts: Vec<Mount>,
 ) -> std::io::Result<Vec<Mount>> {
     let pod = &*subject.pod;
-    let folder = volume::pod_folder(&context.roots.memory, pod);
+    // On disk, like all that containers may write: in memory it would take the room of everybody's Secrets.
+    let folder = volume::pod_folder(&context.roots.disk, pod);
     std::fs::create_dir_all(&folder)?;
     let mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     if !mounted(&mounts, "/etc/hosts") {
@@ -642,6 +645,7 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
     let pod = &*subject.pod;
     let message = match why {
         Why::Unhealthy(message) => message.clone(),
+        Why::Resized => format!("Container {name} resize requires restart"),
         Why::PodEnds | Why::SandboxLost => format!("Stopping container {name}"),
     };
     context.tell(pod, &field_of(pod, name), Severity::Normal, "Killing", message);
@@ -653,7 +657,7 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
     let left = match why {
         // Its network is gone already.
         Why::SandboxLost => Duration::ZERO,
-        Why::PodEnds | Why::Unhealthy(_) => grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN),
+        Why::PodEnds | Why::Unhealthy(_) | Why::Resized => grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN),
     };
     match context.runtime.stop_container(id, left).await {
         Ok(()) => Went::Well(Effect::Nothing),
@@ -663,6 +667,41 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
             Went::Failed(RETRY)
         }
     }
+}
+
+/// Gives a container what it was granted. The pod's own limits rise before and fall after: those of its containers must always fit.
+async fn resize(context: &Context, subject: &Subject, (id, name): (&str, &str)) -> Went {
+    let pod = &*subject.pod;
+    let Some((_, container)) = find_container(&spec(pod), name) else { return Went::Well(Effect::Nothing) };
+    let limits = create::resources(pod, &container, &context.facts);
+    let waits = |message: String| Went::Waits(Waiting { reason: "Error".into(), message }, RESIZE_RETRY);
+    let least = u64::try_from(limits.memory_limit_in_bytes).unwrap_or(0);
+    let before = subject.seen.containers.iter().find(|status| status.id == id);
+    let before = before.map_or(0, |status| status.linux.resources.memory_limit_in_bytes);
+    if least > 0 && (before == 0 || before > limits.memory_limit_in_bytes) {
+        // The kernel would end the container rather than refuse.
+        match context.runtime.container_stats(id).await {
+            Ok(stats) if stats.memory.working_set_bytes <= least => {}
+            Ok(stats) => {
+                let used = stats.memory.working_set_bytes;
+                let why = "cannot decrease memory limits: attempting to set container";
+                return waits(format!("{why} {name:?} memory limit ({least}) below current usage ({used})"));
+            }
+            Err(error) => return waits(error.to_string()),
+        }
+    }
+    if let Err(error) = context.cgroups.raise(pod) {
+        return waits(format!("raise the limits of the pod: {error}"));
+    }
+    if let Err(error) = context.runtime.update_container_resources(id, limits).await {
+        return waits(error.to_string());
+    }
+    if !crate::resize::is_under_way(&spec(pod), &subject.seen, id)
+        && let Err(error) = context.cgroups.create(pod)
+    {
+        return waits(format!("settle the limits of the pod: {error}"));
+    }
+    Went::Well(Effect::Nothing)
 }
 
 /// Removes everything of a pod from the node.

@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Pod;
 /// Paths of fields that are not honoured, those of `spec.containers` for init containers as well, `*` for every item of a list. A field counts as used when it is present and is
 /// neither false, zero, empty nor the value that stands behind it here; with `true` there, false is a use.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
-    ("spec.containers.*.resizePolicy.*.restartPolicy", Some("NotRequired")),
     ("spec.containers.*.resources.claims", None),
     ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),
     ("spec.containers.*.securityContext.procMount", Some("Default")),
@@ -21,7 +20,6 @@ pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.volumes.*.cephfs", None),
     ("spec.volumes.*.cinder", None),
     ("spec.volumes.*.csi", None),
-    ("spec.volumes.*.emptyDir.sizeLimit", None),
     ("spec.volumes.*.ephemeral", None),
     ("spec.volumes.*.fc", None),
     ("spec.volumes.*.flexVolume", None),
@@ -51,7 +49,6 @@ pub fn used(pod: &Pod) -> Vec<String> {
             walk(&tree, &segments, String::new(), *harmless, &mut found);
         }
     }
-    found.retain(|path| !is_granted(&tree, path));
     found
 }
 
@@ -70,15 +67,6 @@ pub fn used_by_ephemeral(pod: &Pod) -> Vec<(String, Vec<String>)> {
         (container.name.clone(), found)
     });
     found.filter(|(_, fields)| !fields.is_empty()).collect()
-}
-
-/// Whether another field makes of this one something that is honoured: memory ends where its size limit says.
-fn is_granted(pod: &Value, path: &str) -> bool {
-    let index = path.strip_prefix("spec.volumes[").and_then(|rest| rest.strip_suffix("].emptyDir.sizeLimit"));
-    let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array);
-    let volume = index.and_then(|index| volumes?.get(index.parse::<usize>().ok()?));
-    let medium = volume.and_then(|volume| volume.at(&["emptyDir", "medium"])?.as_str());
-    medium.is_some_and(|medium| !medium.is_empty())
 }
 
 /// The same field of init containers.

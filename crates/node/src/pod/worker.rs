@@ -12,7 +12,7 @@ use stdx::{Cancel, mono, wall};
 use tokio::sync::{mpsc, watch};
 
 use super::memory::{Health, Memory, Tries, Verdict, Waiting};
-use super::plan::{Moment, Plan, Stage, Step, deadline, ended, plan};
+use super::plan::{Moment, Plan, Stage, Step, Why, deadline, ended, plan};
 use super::seen::Seen;
 use super::status::{Facts, status, with_others_conditions};
 use super::steps::{self, Effect, Subject, Went, field_of};
@@ -20,6 +20,7 @@ use super::{containers, find_container, name, namespace, spec, uid, unhonoured};
 use crate::agent::Context;
 use crate::checkpoint::Checkpoint;
 use crate::probe::{Asked, Found, Purpose, Tally, ask};
+use crate::resize::{self, Given};
 use crate::static_pods::is_static;
 
 /// Messages to a worker that wait; senders wait when there are more.
@@ -38,6 +39,8 @@ pub enum Message {
     Runtime,
     /// The node ends the pod, for this reason.
     Verdict(Verdict),
+    /// The node gives it these resources; and why it does not give what is asked for, if it does not.
+    Given(Given, Option<Waiting>),
     /// The uid by which the API knows a static pod's mirror.
     Mirror(String),
     /// Something that it refers to changed in the API.
@@ -67,6 +70,7 @@ impl Handle {
         context.tasks.spawn("pod status", writer.run(wanted, told));
         let worker = Worker {
             adopted: pod.status.clone(),
+            given: resize::asked(&pod),
             heard: accepted.is_none() || is_static(&pod),
             pod: Arc::new(pod),
             gone: false,
@@ -101,8 +105,9 @@ impl Handle {
 
 struct Worker {
     context: Arc<Context>,
-    /// With the status as last told, which is newer than the API's.
+    /// With the status as last told, which is newer than the API's, and with the resources that it was given.
     pod: Arc<Pod>,
+    given: Given,
     /// The status when this worker began: what was ready before the agent restarted still is.
     adopted: Option<PodStatus>,
     /// Whether the API's version of the pod has come in. Before that nothing is told: it might undo what others wrote there
@@ -166,6 +171,7 @@ impl Worker {
                 }
             }
             self.mind_the_end();
+            self.mind_the_resize();
             let plan = self.plan();
             again = plan.again_within;
             self.tell_status(&plan);
@@ -231,6 +237,14 @@ impl Worker {
                     fresh
                 });
             }
+            Message::Given(given, pending) => {
+                self.memory.resizing |= given != self.given;
+                self.memory.resize_pending = pending;
+                self.memory.resize_failed = None;
+                self.memory.retry_at.retain(|subject, _| !subject.starts_with("resize "));
+                self.pod = Arc::new(resize::with((*self.pod).clone(), &given));
+                self.given = given;
+            }
             Message::Verdict(verdict) => drop(self.memory.verdict.get_or_insert(verdict)),
             Message::Referred => self.refresh(),
             Message::Pod(object) => match object.typed::<Pod>() {
@@ -245,6 +259,7 @@ impl Worker {
                         pod.status = Some(with_others_conditions(&told, present.as_ref()));
                     }
                     self.heard = true;
+                    let pod = resize::with(pod, &self.given);
                     let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                     let told_otherwise = told(&self.pod) != told(&pod);
                     self.pod = Arc::new(pod);
@@ -291,13 +306,33 @@ impl Worker {
             Went::Cancelled => {}
             Went::Well(effect) => self.remember(effect),
             Went::Waits(waiting, left) => {
-                if let Step::Start { name, .. } = step {
-                    self.memory.waiting.insert(name.clone(), waiting);
+                match step {
+                    Step::Start { name, .. } => drop(self.memory.waiting.insert(name.clone(), waiting)),
+                    Step::Resize { .. } => self.resize_failed(waiting.message),
+                    _ => {}
                 }
                 self.memory.retry_at.insert(subject, mono() + left);
             }
             Went::Failed(left) => drop(self.memory.retry_at.insert(subject, mono() + left)),
         }
+    }
+
+    fn resize_failed(&mut self, message: String) {
+        if self.memory.resize_failed.as_ref() != Some(&message) {
+            let text = format!("Pod resize error: {}", resize::details(&self.pod, Some(&message)));
+            self.context.tell(&self.pod, "", Severity::Warning, "ResizeError", text);
+        }
+        self.memory.resize_failed = Some(message);
+    }
+
+    /// Says when everything of the pod has got to what it was given.
+    fn mind_the_resize(&mut self) {
+        if !self.memory.resizing || resize::is_under_way(&spec(&self.pod), &self.seen, "") {
+            return;
+        }
+        (self.memory.resizing, self.memory.resize_failed) = (false, None);
+        let text = format!("Pod resize completed: {}", resize::details(&self.pod, None));
+        self.context.tell(&self.pod, "", Severity::Normal, "ResizeCompleted", text);
     }
 
     fn remember(&mut self, effect: Effect) {
@@ -309,8 +344,9 @@ impl Worker {
                 let outdated = std::mem::take(&mut memory.volumes_outdated);
                 memory.refresh_at = if outdated { Some(mono()) } else { refresh.map(|refresh| mono() + refresh) };
             }
-            Effect::Started { name, again, environment } => {
+            Effect::Started { name, again, environment, memory_request } => {
                 memory.waiting.remove(&name);
+                memory.known.memory_requests.insert(name.clone(), memory_request);
                 memory.environments.insert(name.clone(), environment);
                 let tries = memory.restarts.get(&name).copied();
                 if again {
@@ -349,6 +385,9 @@ impl Worker {
                 false => status.exit.message = format!("{}: {words}", status.exit.message),
             }
         }
+        let known = &mut self.memory.known;
+        known.again.retain(|id| seen.containers.iter().any(|status| status.id == *id));
+        seen.known = known.clone();
         self.seen = Arc::new(seen);
         let running: Vec<(String, String)> =
             self.seen.running().map(|status| (status.id.clone(), status.metadata.name.clone())).collect();
@@ -488,6 +527,9 @@ impl Worker {
         if matches!(step, Step::CreateSandbox { .. }) {
             // A new sandbox starts everything anew.
             self.memory.waiting.clear();
+        }
+        if let Step::Kill { id, why: Why::Resized, .. } = &step {
+            self.memory.known.again.insert(id.clone());
         }
         let subject = Subject { pod: self.pod.clone(), seen: self.seen.clone(), memory: Arc::new(self.memory.clone()) };
         let (context, queue, cancel) = (self.context.clone(), self.queue.clone(), self.cancel.clone());

@@ -20,7 +20,9 @@ impl BuiltIn {
     pub async fn open(options: RuntimeOptions) -> Result<BuiltIn> {
         let cgroups = Cgroups::detect(&options.cgroup_root).map_err(super::group_failed)?;
         make_folder(&options.state_dir.join("sandboxes")).map_err(failed("create state folder"))?;
-        make_folder(&options.root_dir.join("containers")).map_err(failed("create data folder"))?;
+        for name in ["containers", "sandboxes"] {
+            make_folder(&options.root_dir.join(name)).map_err(failed("create data folder"))?;
+        }
         let inner = Arc::new(Inner {
             cgroups,
             launcher: Launcher::new().map_err(failed("prepare pod supervisor"))?,
@@ -120,6 +122,12 @@ impl Inner {
         for id in names(&containers)? {
             if !lock(&self.containers).contains_key(&id) {
                 std::fs::remove_dir_all(containers.join(&id)).map_err(failed("remove remains of container"))?;
+            }
+        }
+        let sandboxes = self.options.root_dir.join("sandboxes");
+        for id in names(&sandboxes)? {
+            if !lock(&self.sandboxes).contains_key(&id) {
+                std::fs::remove_dir_all(sandboxes.join(&id)).map_err(failed("remove remains of sandbox"))?;
             }
         }
         let known = lock(&self.containers).keys().cloned().collect();

@@ -29,6 +29,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 const START_ERROR_CODE: i32 = 128;
 /// The exit code of a container whose end nobody saw, as upstream.
 const UNKNOWN_CODE: i32 = 255;
+/// What a container has written beside its volumes, below its folder on disk.
+pub(super) const UPPER: &str = "upper";
 /// The file with what a container's supervisor is told.
 pub(super) const SPEC: &str = "spec";
 /// Where SELinux is seen when it is on.
@@ -192,7 +194,7 @@ impl Inner {
         config: &ContainerConfig,
     ) -> std::io::Result<RootSpec> {
         let root = self.container_root(&container.id);
-        let [upper, work, empty] = ["upper", "work", "empty"].map(|name| root.join(name));
+        let [upper, work, empty] = [UPPER, "work", "empty"].map(|name| root.join(name));
         let target = container.folder().join("rootfs");
         for folder in [&root, &work, &empty, &target] {
             make_folder(folder)?;
@@ -236,8 +238,9 @@ impl Inner {
             v1: &v1,
         };
         let attributes = mounts::readonly(security.readonly_rootfs);
-        let files = files::FILES
-            .map(|(name, target)| mounts::bind(&sandbox.folder.join(name).to_string_lossy(), target, attributes));
+        let folder = self.sandbox_files(&sandbox.id);
+        let files =
+            files::FILES.map(|(name, target)| mounts::bind(&folder.join(name).to_string_lossy(), target, attributes));
         let mut images = images.iter().enumerate();
         let mut volumes = Vec::new();
         for mount in &config.mounts {

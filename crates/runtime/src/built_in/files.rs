@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 use cri::{DnsConfig, Mount, MountPropagation};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, fstat, mkdirat, openat, openat2, statx};
 
-/// The names of the files in a sandbox's folder and where containers see them.
+/// The names of a pod's files and where containers see them.
 pub(super) const FILES: [(&str, &str); 3] =
     [("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")];
 
@@ -27,7 +27,7 @@ fn resolver(dns: &DnsConfig) -> String {
     text
 }
 
-/// Writes a pod's files into its sandbox's folder.
+/// Writes a pod's files into a folder.
 pub(super) fn write(folder: &Path, hostname: &str, dns: Option<&DnsConfig>) -> io::Result<()> {
     let of_host = |path: &str| match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -178,6 +178,12 @@ impl Inner {
     }
 
     /// Where what a container writes is kept.
+    /// Where a pod's files are. On disk, since containers may write to them: what keeps the runtime's own state would else
+    /// be filled by whoever fills `/etc/hosts`.
+    fn sandbox_files(&self, id: &str) -> PathBuf {
+        self.options.root_dir.join("sandboxes").join(id)
+    }
+
     fn container_root(&self, id: &str) -> PathBuf {
         self.options.root_dir.join("containers").join(id)
     }

@@ -149,7 +149,9 @@ impl Inner {
         if let Some(resources) = &config.linux.resources {
             self.cgroups.set(&config.linux.cgroup_parent, resources).map_err(group_failed)?;
         }
-        files::write(folder, &hostname(config), config.dns_config.as_ref()).map_err(failed("write pod files"))?;
+        let files = self.sandbox_files(&record.id);
+        make_folder(&files).map_err(failed("create folder of pod files"))?;
+        files::write(&files, &hostname(config), config.dns_config.as_ref()).map_err(failed("write pod files"))?;
         self.launcher.launch(folder, &spec.encode()).map_err(failed("start pod supervisor"))?;
         Supervisor::connect(folder).map_err(failed("connect to pod supervisor"))
     }
@@ -268,6 +270,7 @@ impl Inner {
         blocking(move || {
             // The pod's group goes with its last sandbox; while another one lives there, it stays.
             inner.cgroups.remove_if_empty(&erased.pod_group());
+            erase(&inner.sandbox_files(&erased.id)).map_err(failed("remove pod files"))?;
             erase_folder(&erased.folder).map_err(failed("remove sandbox folder"))
         })
         .await?;
@@ -332,6 +335,11 @@ pub(super) fn erase_folder(folder: &std::path::Path) -> std::io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
+    erase(folder)
+}
+
+/// Removes a folder that may be gone.
+fn erase(folder: &std::path::Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

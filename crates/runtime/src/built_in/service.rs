@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cri::{
-    AttachRequest, Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatus, Duplex, Events,
+    AttachRequest, Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatus, Duplex, Error, Events,
     ExecRequest, ExecSession, ExecSyncResponse, LinuxContainerResources, PodSandbox, PodSandboxConfig,
     PodSandboxFilter, PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeService, RuntimeStatus,
     VersionResponse,
@@ -163,7 +163,7 @@ impl RuntimeService for BuiltIn {
         Box::pin(async move {
             let container = self.inner.container(id)?;
             let inner = self.inner.clone();
-            blocking(move || inner.container_stats(&container)).await
+            blocking(move || inner.container_stats_with_disk(&container)).await
         })
     }
 
@@ -174,7 +174,8 @@ impl RuntimeService for BuiltIn {
             blocking(move || {
                 // A container may be removed meanwhile.
                 let present = ids.iter().filter_map(|id| inner.container(id).ok());
-                present.map(|container| inner.container_stats(&container)).collect()
+                let stats = present.map(|container| inner.container_stats_with_disk(&container));
+                stats.filter(|stats| !stats.as_ref().is_err_and(Error::is_not_found)).collect()
             })
             .await
         })

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use cri::{ContainerStats, CpuUsage, MemoryUsage, PodSandboxStats, Result};
+use cri::{ContainerStats, CpuUsage, Error, FilesystemUsage, MemoryUsage, PodSandboxStats, Result};
 
+use super::container::UPPER;
 use super::{Container, Inner, group_failed, lock, now};
 use crate::cgroup::Usage;
 
@@ -37,6 +38,22 @@ impl Inner {
             process_count: usage.process_count,
             writable_layer: None,
         })
+    }
+
+    /// The same, with what it has written beside its volumes: all of that is looked at.
+    pub(super) fn container_stats_with_disk(&self, container: &Arc<Container>) -> Result<ContainerStats> {
+        let upper = self.container_root(&container.id).join(UPPER);
+        let usage = stdx::disk::usage(&upper).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::no_container(&container.id),
+            _ => Error::Internal(format!("measure what container {} has written: {error}", container.id)),
+        })?;
+        let writable_layer = FilesystemUsage {
+            timestamp: now(),
+            mountpoint: self.options.root_dir.to_string_lossy().into_owned(),
+            used_bytes: usage.bytes,
+            inodes_used: usage.files,
+        };
+        Ok(ContainerStats { writable_layer: Some(writable_layer), ..self.container_stats(container)? })
     }
 
     /// What a pod uses.

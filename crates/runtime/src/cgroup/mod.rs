@@ -134,11 +134,20 @@ impl Cgroups {
     /// Sets what `resources` says of `group`; what it leaves out stays.
     pub fn set(&self, group: &str, resources: &LinuxContainerResources) -> Result<()> {
         let settings = if self.unified { values::v2(resources) } else { values::v1(resources) };
+        let apply = |setting: &values::Setting| match self.folder(setting.controller, group) {
+            Some(folder) => files::apply(&folder, setting),
+            None => Ok(()),
+        };
+        // Version 1 has two limits of memory, with and without swap, of which the former must never be the lower one: where both
+        // rise, the first that is written fails until the other is.
+        let mut again = Vec::new();
         for setting in settings {
-            let Some(folder) = self.folder(setting.controller, group) else { continue };
-            files::apply(&folder, &setting)?;
+            match apply(&setting) {
+                Err(_) if setting.controller == "memory" && !self.unified => again.push(setting),
+                outcome => outcome?,
+            }
         }
-        Ok(())
+        again.iter().try_for_each(apply)
     }
 
     /// Allows `group` exactly the given devices.

@@ -256,7 +256,7 @@ impl World {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&folder), "a mount is left");
         assert_eq!(processes_of(&folder), Vec::<u32>::new(), "processes are left");
-        for empty in ["state/sandboxes", "data/containers"] {
+        for empty in ["state/sandboxes", "data/containers", "data/sandboxes"] {
             let left: Vec<_> = std::fs::read_dir(self.folder.join(empty)).unwrap().collect();
             assert!(left.is_empty(), "{left:?} is left");
         }

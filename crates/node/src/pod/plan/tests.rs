@@ -52,7 +52,11 @@ fn exited(name: &str, code: i32) -> ContainerStatus {
 
 /// A pod with its sandbox up and these containers, newest first.
 fn up(containers: impl IntoIterator<Item = ContainerStatus>) -> Seen {
-    Seen { sandboxes: vec![sandbox(0, PodSandboxState::Ready)], containers: containers.into_iter().collect() }
+    Seen {
+        sandboxes: vec![sandbox(0, PodSandboxState::Ready)],
+        containers: containers.into_iter().collect(),
+        ..Seen::default()
+    }
 }
 
 fn ready() -> Memory {
@@ -67,6 +71,7 @@ fn shown(plan: &Plan) -> Vec<String> {
         Step::Start { name, attempt } => format!("start {name} #{attempt}"),
         Step::Kill { name, grace_seconds, .. } => format!("kill {name} ({grace_seconds}s)"),
         Step::PreStop { name, grace_seconds, .. } => format!("hook {name} ({grace_seconds}s)"),
+        Step::Resize { name, .. } => format!("resize {name}"),
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::StopSandbox { id } => format!("stop {id}"),
         Step::RemoveSandbox { id } => format!("forget {id}"),
@@ -377,6 +382,34 @@ fn a_pod_is_ended_at_its_deadline() {
     let memory = Memory { verdict: Some(verdict), ..ready() };
     check(&pod, &up([running("a"), exited("b", 1)]), &memory, &["kill a (20s)"]);
     check(&pod, &up([exited("a", 0), exited("b", 1)]), &memory, &["stop s0"]);
+}
+
+#[test]
+fn what_was_granted_is_given_to_one_container_after_the_other() {
+    let limited = |name: &str, policy: &str| {
+        format!(
+            r#"{{"name":"{name}","resources":{{"limits":{{"cpu":"1"}}}},"resizePolicy":[{{"resourceName":"cpu","restartPolicy":"{policy}"}}]}}"#
+        )
+    };
+    let two =
+        |policy: &str| pod(&format!(r#""containers":[{},{}]"#, limited("a", policy), limited("b", "NotRequired")));
+    let runs_with = |name: &str, cpu_quota: i64| {
+        let mut status = running(name);
+        status.linux.resources =
+            cri::LinuxContainerResources { cpu_shares: 1024, cpu_quota, ..cri::LinuxContainerResources::default() };
+        status
+    };
+    let (old, new) = (50_000, 100_000);
+    check(&two("NotRequired"), &up([runs_with("a", old), runs_with("b", old)]), &ready(), &["resize a"]);
+    check(&two("NotRequired"), &up([runs_with("a", new), runs_with("b", old)]), &ready(), &["resize b"]);
+    check(&two("NotRequired"), &up([runs_with("a", new), runs_with("b", new)]), &ready(), &[]);
+    check(&two("RestartContainer"), &up([runs_with("a", old), runs_with("b", new)]), &ready(), &["kill a (20s)"]);
+    // What is ended for that is started again, also where its policy is to let it rest.
+    let mut seen = up([exited("a", 0), running("b")]);
+    let rests = pod(r#""restartPolicy":"OnFailure","containers":[{"name":"a"},{"name":"b"}]"#);
+    check(&rests, &seen, &ready(), &[]);
+    seen.known.again.insert("a0".into());
+    check(&rests, &seen, &ready(), &["start a #1"]);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::pod::Role;
 
 /// Conditions that the node tells, in upstream's order.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// And those that it tells only while they hold.
+const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// Status, reason and message of a condition.
 type Holds = (&'static str, &'static str, String);
@@ -47,6 +49,16 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, told: &Told, now: Timesta
         containers_ready,
         ("True", "", String::new()),
     ];
+    let [pending, in_progress] = RESIZES;
+    if let Some(waiting) = view.memory.resize_pending.as_ref().filter(|_| !ended) {
+        let reason = if waiting.reason == "Infeasible" { "Infeasible" } else { "Deferred" };
+        all.push(make(pending, ("True", reason, waiting.message.clone())));
+    }
+    if view.memory.resizing && !ended {
+        let failed = view.memory.resize_failed.clone();
+        let reason = if failed.is_some() { "Error" } else { "" };
+        all.push(make(in_progress, ("True", reason, failed.unwrap_or_default())));
+    }
     all.extend(OWN.into_iter().zip(holds).map(|(type_, holds)| make(type_, holds)));
     all
 }
@@ -120,7 +132,8 @@ fn ready(view: &View<'_>, containers_ready: &Holds, others: &[PodCondition]) -> 
 
 /// Whether a condition is not the node's to tell.
 fn is_others(condition: &PodCondition) -> bool {
-    !OWN.contains(&condition.type_.as_str())
+    let type_ = condition.type_.as_str();
+    !OWN.contains(&type_) && !RESIZES.contains(&type_)
 }
 
 /// The status that was told, with the conditions that others have told meanwhile.

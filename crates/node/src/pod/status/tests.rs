@@ -54,7 +54,7 @@ fn up(containers: impl IntoIterator<Item = Status>) -> Seen {
         network: PodSandboxNetworkStatus { ip: "10.1.0.7".parse().ok(), additional_ips: vec![] },
         ..PodSandboxStatus::default()
     };
-    Seen { sandboxes: vec![sandbox], containers: containers.into_iter().collect() }
+    Seen { sandboxes: vec![sandbox], containers: containers.into_iter().collect(), ..Seen::default() }
 }
 
 fn healthy(ids: &[&str]) -> Memory {

@@ -34,12 +34,9 @@ fn an_ephemeral_container_is_refused_by_itself() {
 }
 
 #[test]
-fn other_fields_may_grant_what_is_refused_alone() {
+fn ports_of_the_node_are_granted() {
     let port = r#""containers":[{"name":"a","ports":[{"containerPort":1,"hostPort":1}]}]"#;
     check(&format!(r#"{{"spec":{{"hostNetwork":true,{port}}}}}"#), &[]);
-    let volumes = r#"{"spec":{"containers":[],"volumes":[{"name":"d","emptyDir":{"sizeLimit":"1"}},
-        {"name":"m","emptyDir":{"medium":"Memory","sizeLimit":"1"}}]}}"#;
-    check(volumes, &["spec.volumes[0].emptyDir.sizeLimit"]);
 }
 
 #[test]
@@ -124,8 +121,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.ports.*.name", "probe.rs"),
     ("spec.containers.*.ports.*.protocol", "controllers: endpointslice.rs"),
     ("spec.containers.*.readinessProbe", "probe.rs"),
-    // What may be resized how; nothing is resized in place, so that it has nothing to say.
-    ("spec.containers.*.resizePolicy.*.resourceName", "pod/unhonoured.rs"),
+    ("spec.containers.*.resizePolicy", "resize.rs"),
     ("spec.containers.*.resources.limits", "cgroup.rs"),
     ("spec.containers.*.resources.requests", "cgroup.rs"),
     ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
@@ -208,6 +204,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.volumes.*.configMap", "volume.rs"),
     ("spec.volumes.*.downwardAPI", "volume.rs"),
     ("spec.volumes.*.emptyDir.medium", "volume/empty_dir.rs"),
+    ("spec.volumes.*.emptyDir.sizeLimit", "storage.rs"),
     ("spec.volumes.*.hostPath", "volume/host_path.rs"),
     ("spec.volumes.*.image", "pod/steps.rs"),
     ("spec.volumes.*.name", "volume.rs"),

@@ -15,12 +15,14 @@ pub(crate) struct LogFile {
     file: Option<Fd>,
     size_bytes: u64,
     limits: LogLimits,
+    /// The time that the file bears which was rotated away last, in nanoseconds.
+    rotated_at: i64,
 }
 
 impl LogFile {
     /// Opens the log file at `path`, which may exist already.
     pub(crate) fn open(path: &str, limits: &LogLimits) -> Result<LogFile> {
-        let mut log = LogFile { path: path.into(), file: None, size_bytes: 0, limits: limits.clone() };
+        let mut log = LogFile { path: path.into(), file: None, size_bytes: 0, limits: limits.clone(), rotated_at: 0 };
         log.reopen()?;
         Ok(log)
     }
@@ -54,11 +56,14 @@ impl LogFile {
     }
 
     fn rotate(&mut self, now: i64) {
-        let old = format!("{}.{}", self.path, shim::time::compact(now));
-        // Two rotations in one second would overwrite the first one's file: then this one waits for a larger file.
+        // Names differ by seconds. A file that is full before its second is over bears a time to come: waiting for that time would
+        // let whoever writes fast enough fill the disk.
+        let at = now.max(self.rotated_at + 1_000_000_000);
+        let old = format!("{}.{}", self.path, shim::time::compact(at));
         if sys::stat(CWD, &old).is_ok() || sys::rename(&self.path, &old).is_err() {
             return;
         }
+        self.rotated_at = at;
         self.file = None;
         self.prune();
     }

@@ -13,6 +13,7 @@ use crate::file::During;
 use crate::sys::{self, CWD, Errno, Fd, MOUNT_ATTR_RDONLY};
 
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_BENEATH: u64 = 0x08;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
@@ -121,10 +122,25 @@ impl Root {
             None => {
                 // Still writable: mount points are made in it. `fill` makes it read-only in the end.
                 let new = new_file_system(mount)?;
-                let target = self.target(&mount.target, true)?;
+                let mut target = self.target(&mount.target, true)?;
+                if ["proc", "sysfs"].contains(&mount.source.as_str()) {
+                    target = self.ordinary(mount)?;
+                }
                 sys::move_mount(new.raw(), target.raw()).during(error)?;
                 Ok(Some(new))
             }
+        }
+    }
+
+    /// Where to mount the kernel's own files. An image could link their place to where another container of the pod reaches:
+    /// it would move them away before they are masked (CVE-2023-27561).
+    fn ordinary(&self, mount: &MountSpec) -> Result<Fd, String> {
+        let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
+        match sys::open_within(self.root.raw(), &mount.target, libc::O_PATH | libc::O_DIRECTORY, resolve) {
+            Err(Errno(libc::ELOOP)) => {
+                Err(format!("filesystem {:?} must be mounted on ordinary directory", mount.source))
+            }
+            found => found.during(|| "open mount point".into()),
         }
     }
 
