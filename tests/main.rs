@@ -13,6 +13,7 @@ mod example;
 mod faults;
 mod kubectl;
 mod lifecycle;
+mod metrics;
 mod nodes;
 mod pods;
 mod podspec;
