@@ -22,3 +22,4 @@ mod scheduling;
 mod security;
 mod services;
 mod streams;
+mod why;
