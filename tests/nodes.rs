@@ -239,6 +239,7 @@ fn a_rollout_that_crashes_takes_itself_back() {
     let took = (stdx::mono() - start).as_secs_f64();
     assert!(took < 7.5 + 1.5, "its deadline and a half, and a look: {took} s");
     assert_eq!(condition["reason"], "ProgressDeadlineExceeded", "{condition}");
+    blamed(&cluster, &condition);
     complete(&cluster);
     let events = cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=web,reason=RolledBack"]);
     assert!(events.contains("which made no progress within 5 seconds"), "{events}");
@@ -248,7 +249,28 @@ fn a_rollout_that_crashes_takes_itself_back() {
     until("pods are replaced", || (greeting(&cluster) == "welcome").then_some(()));
     complete(&cluster);
     cluster.apply(&settings("bad").to_string());
-    rolled_back("the bad configuration is taken back");
+    let start = stdx::mono();
+    let condition = rolled_back("the bad configuration is taken back");
+    let took = (stdx::mono() - start).as_secs_f64();
+    assert!(took < 7.5 + 1.5, "its deadline and a half, and a look: {took} s");
+    blamed(&cluster, &condition);
     complete(&cluster);
     assert_eq!(greeting(&cluster), "welcome");
+}
+
+/// Condition, event and `isopod why` tell the same: which pod was to blame, and for what.
+fn blamed(cluster: &Cluster, condition: &Value) {
+    let message = condition["message"].as_str().expect("a message");
+    let blame = message.split_once(". Pod ").expect("a pod is to blame").1;
+    assert!(blame.contains("container \"main\"") && blame.contains("exit code 1"), "{message}");
+    let events = cluster.get(&["events", "--field-selector", "involvedObject.name=web,reason=RolledBack"]);
+    let told = events["items"].as_array().expect("a list").iter().any(|event| event["message"] == condition["message"]);
+    assert!(told, "{events}");
+    let described = cluster.kubectl(&["describe", "deployment", "web"]);
+    assert!(described.contains(blame), "{described}");
+    let why = ran(&mut cluster.isopod(&["why", "deployment/web"]));
+    assert!(
+        why.code == Some(0) && why.stdout.contains("taken back by itself") && why.stdout.contains(blame),
+        "{why:?}"
+    );
 }

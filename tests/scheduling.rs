@@ -30,7 +30,12 @@ fn a_pod_waits_for_a_node_that_will_do_and_says_why() {
     cluster.apply(&pod("choosy", affinity, ""));
     let nobody = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
-    assert_eq!(refusal(&cluster, "choosy"), nobody);
+    // Upstream's words first, then plain ones.
+    let node = cluster.get(&["nodes"])["items"][0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    assert_eq!(
+        refusal(&cluster, "choosy"),
+        format!("{nobody} Node {node:?} would do if its labels met disk in (ssd).")
+    );
     let events = cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=choosy"]);
     assert!(events.contains("FailedScheduling") && events.contains(nobody), "{events}");
     cluster.kubectl(&["label", "nodes", "--all", "disk=ssd"]);
@@ -41,7 +46,10 @@ fn a_pod_waits_for_a_node_that_will_do_and_says_why() {
     cluster.apply(&pod("second", "", port));
     let taken = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. \
         preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
-    assert_eq!(refusal(&cluster, "second"), taken);
+    assert_eq!(
+        refusal(&cluster, "second"),
+        format!("{taken} Node {node:?} would do if nothing else held its port 18080/TCP.")
+    );
     cluster.kubectl(&["delete", "pod", "first", "--timeout=20s"]);
     cluster.kubectl(&["wait", "--for=condition=PodScheduled", "pod/second", "--timeout=10s"]);
 }

@@ -209,7 +209,7 @@ impl Cache {
 pub(crate) fn stored_version(facts: &resources::Facts) -> &'static str {
     match facts.backing {
         resources::Backing::Stored { version, .. } => version,
-        resources::Backing::Computed => facts.version,
+        resources::Backing::Computed | resources::Backing::Measured => facts.version,
     }
 }
 

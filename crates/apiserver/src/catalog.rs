@@ -29,11 +29,11 @@ impl Served {
         self.facts().scope == Scope::Namespaced
     }
 
-    /// The key prefix in the store; none for what is worked out.
+    /// The key prefix in the store; none for what is worked out or measured.
     pub fn key_prefix(&self) -> Option<&'static str> {
         match self.facts().backing {
             Backing::Stored { key_prefix, .. } => Some(key_prefix),
-            Backing::Computed => None,
+            Backing::Computed | Backing::Measured => None,
         }
     }
 
@@ -104,6 +104,7 @@ const GROUP_ORDER: &[&str] = &[
     "discovery.k8s.io",
     "flowcontrol.apiserver.k8s.io",
     "resource.k8s.io",
+    "metrics.k8s.io",
 ];
 
 impl Catalog {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use client::{ClientError, Object, ObjectList, Request, Response, Transport, TransportError, WatchEvent, WatchStream};
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
+use resources::Backing;
 use stdx::BoxFuture;
 use wire::Body;
 
@@ -22,7 +23,7 @@ use crate::server::ApiServer;
 use crate::user::User;
 use crate::verbs::watch::{Item, Stream};
 use crate::verbs::{self, list, watch};
-use crate::{answer, render, stored};
+use crate::{answer, render, stored, usage};
 
 /// The most bytes of an answer; nothing in the API is longer but lists, which have a way of their own.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
@@ -82,7 +83,11 @@ impl InProcess {
         let (call, _) = self.call(&request);
         let _place = self.server.admit(&call)?;
         let served = verbs::served(&call)?;
-        let page = list::page(&call, &served, &ReadOptions::of_list(&call.query)?).await?;
+        let options = ReadOptions::of_list(&call.query)?;
+        let page = match served.facts().backing {
+            Backing::Measured => usage::page(&call, &served, &options).await?,
+            _ => list::page(&call, &served, &options).await?,
+        };
         let items = page.items.iter().map(|object| as_served(object, &served)).collect::<Outcome<Vec<_>>>()?;
         let continue_token = (!page.continue_token.is_empty()).then_some(page.continue_token);
         Ok(ObjectList { revision: page.revision, items, continue_token })

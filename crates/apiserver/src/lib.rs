@@ -38,6 +38,7 @@ mod server;
 mod stored;
 mod subresources;
 mod tokens;
+mod usage;
 mod user;
 mod verbs;
 

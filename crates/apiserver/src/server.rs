@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::room::Room;
 use crate::tokens::Tokens;
+use crate::usage::Usage;
 
 /// What an API server is started with.
 pub struct Config {
@@ -92,6 +93,7 @@ pub struct ApiServer {
     pub(crate) policies: Policies,
     pub(crate) room: Room,
     pub(crate) documents: Documents,
+    pub(crate) usage: Usage,
     pub(crate) state: State,
 }
 
@@ -139,6 +141,7 @@ impl ApiServer {
             policies: Policies::default(),
             room: Room::default(),
             documents,
+            usage: Usage::default(),
             state: State::default(),
         });
         server.state.tasks.spawn("feed cache", async move { cache.feed().await });

@@ -15,13 +15,14 @@ use api::status::{Status, Target};
 use bytes::Bytes;
 use client::{Key, Object};
 use http::Method;
+use resources::Backing;
 
 use crate::answer::Answer;
 use crate::cache::{ResourceCache, Snapshot};
 use crate::catalog::{Served, subresource_verbs};
 use crate::pipeline::Call;
 use crate::refusal::{Outcome, Refusal};
-use crate::{reviews, subresources};
+use crate::{reviews, subresources, usage};
 
 /// Finds what serves the path, or refuses with 404.
 pub(crate) fn served(call: &Call<'_>) -> Outcome<Served> {
@@ -69,8 +70,10 @@ pub(crate) async fn answer(call: &Call<'_>, served: &Served, body: Bytes) -> Out
     if !served.serves(&info.verb) || misplaced {
         return Err(Refusal::no_such_method());
     }
-    if served.key_prefix().is_none() {
-        return reviews::answer(call, served, body).await;
+    match served.facts().backing {
+        Backing::Stored { .. } => {}
+        Backing::Computed => return reviews::answer(call, served, body).await,
+        Backing::Measured => return usage::answer(call, served).await,
     }
     match info.verb.as_str() {
         "get" => read::get(call, served).await,

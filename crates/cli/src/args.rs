@@ -26,6 +26,8 @@ pub enum Command {
     /// Makes, lists and deletes tokens by which other machines become nodes.
     #[command(subcommand)]
     Token(Token),
+    /// Says what is wrong with an object, by what one sees that, and what would help.
+    Why(Why),
     /// Prints the path of the cluster's kubeconfig.
     Kubeconfig(Place),
     /// Answers names for pods; started by `up`.
@@ -172,6 +174,46 @@ pub enum Token {
         #[arg(required = true)]
         tokens: Vec<String>,
     },
+}
+
+/// `isopod why`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Why {
+    /// A pod, deployment, replicaset, service, node or namespace; or `auth VERB RESOURCE`, with RESOURCE as kubectl writes it
+    /// (`pods`, `deployments.apps/scale`, `secrets/NAME`).
+    #[arg(required = true, num_args = 1..=3, value_name = "KIND/NAME | auth VERB RESOURCE")]
+    pub what: Vec<String>,
+    /// Where the object is; else the namespace of the kubeconfig, or `default`.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// How the cluster is reached; else that of --data-dir, of $KUBECONFIG, or of the cluster on this machine.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig, in place of its current one.
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Folder of everything that the cluster on this machine keeps.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// For machines: `json`.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// With `auth`: whose permission is asked about, if not one's own. `system:serviceaccount:NAMESPACE:NAME` for accounts.
+    #[arg(long = "as", value_name = "USER")]
+    pub user: Option<String>,
+    /// With `--as`: groups of that user.
+    #[arg(long = "as-group", value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// With `auth`: in all namespaces.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+/// In what form an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
 }
 
 /// `isopod dataplane`

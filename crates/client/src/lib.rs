@@ -21,8 +21,8 @@ pub use error::{ClientError, ConfigError, TransportError};
 pub use http::HttpTransport;
 pub use object::{Gvk, Key, Object};
 pub use request::{
-    Action, Body, DeleteOptions, GetOptions, ListOptions, PatchKind, Preconditions, Propagation, Request, Target,
-    WatchOptions, WriteOptions,
+    Action, Body, DeleteOptions, GetOptions, ListOptions, LogOptions, PatchKind, Preconditions, Propagation, Request,
+    Target, WatchOptions, WriteOptions,
 };
 pub use transport::{ObjectList, Response, Transport, WatchEvent, WatchStream};
 pub use verbs::{Client, Deleted};

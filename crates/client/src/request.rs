@@ -87,6 +87,16 @@ pub struct GetOptions {
     pub resource_version: Option<String>,
 }
 
+/// Options of a pod's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    pub container: Option<String>,
+    /// Of the run before the present one.
+    pub previous: bool,
+    pub tail_lines: Option<u32>,
+    pub limit_bytes: Option<u32>,
+}
+
 /// Options of a list and what a `deletecollection` selects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListOptions {
@@ -231,6 +241,8 @@ impl Body {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Get(GetOptions),
+    /// The text at a pod's subresource `log`.
+    Log(LogOptions),
     List(ListOptions),
     Watch(WatchOptions),
     Create(Body, WriteOptions),
@@ -256,7 +268,7 @@ impl Request {
     /// The verb as authorization knows it.
     pub const fn verb(&self) -> &'static str {
         match self.action {
-            Action::Get(_) => "get",
+            Action::Get(_) | Action::Log(_) => "get",
             Action::List(_) => "list",
             Action::Watch(_) => "watch",
             Action::Create(..) => "create",
@@ -270,7 +282,7 @@ impl Request {
     /// The HTTP method.
     pub const fn method(&self) -> Method {
         match self.action {
-            Action::Get(_) | Action::List(_) | Action::Watch(_) => Method::GET,
+            Action::Get(_) | Action::Log(_) | Action::List(_) | Action::Watch(_) => Method::GET,
             Action::Create(..) => Method::POST,
             Action::Replace(..) => Method::PUT,
             Action::Patch(..) => Method::PATCH,
@@ -280,13 +292,13 @@ impl Request {
 
     /// Whether the request can change something, so that a lost answer leaves its outcome unknown.
     pub const fn is_write(&self) -> bool {
-        !matches!(self.action, Action::Get(_) | Action::List(_) | Action::Watch(_))
+        !matches!(self.action, Action::Get(_) | Action::Log(_) | Action::List(_) | Action::Watch(_))
     }
 
     /// Content type and bytes of the body.
     pub fn body(&self) -> Option<(&'static str, Bytes)> {
         match &self.action {
-            Action::Get(_) | Action::List(_) | Action::Watch(_) => None,
+            Action::Get(_) | Action::Log(_) | Action::List(_) | Action::Watch(_) => None,
             Action::Create(body, _) | Action::Replace(body, _) => Some((body.content_type, body.bytes.clone())),
             Action::Patch(kind, bytes, _) => Some((kind.content_type(), bytes.clone())),
             Action::Delete(options) | Action::DeleteCollection(options, _) => Some((JSON, options.json())),
@@ -298,6 +310,7 @@ impl Request {
         let mut out = Vec::new();
         match &self.action {
             Action::Get(options) => push(&mut out, "resourceVersion", options.resource_version.as_deref()),
+            Action::Log(options) => log_parameters(options, &mut out),
             Action::List(options) | Action::DeleteCollection(_, options) => list_parameters(options, &mut out),
             Action::Watch(options) => watch_parameters(options, &mut out),
             Action::Create(_, options) | Action::Replace(_, options) => write_parameters(options, false, &mut out),
@@ -347,6 +360,13 @@ fn push_flag(out: &mut Parameters<'_>, name: &'static str, value: bool) {
 
 fn push_number(out: &mut Parameters<'_>, name: &'static str, value: Option<u32>) {
     out.extend(value.map(|value| (name, Cow::Owned(value.to_string()))));
+}
+
+fn log_parameters<'a>(options: &'a LogOptions, out: &mut Parameters<'a>) {
+    push(out, "container", options.container.as_deref());
+    push_flag(out, "previous", options.previous);
+    push_number(out, "tailLines", options.tail_lines);
+    push_number(out, "limitBytes", options.limit_bytes);
 }
 
 fn list_parameters<'a>(options: &'a ListOptions, out: &mut Parameters<'a>) {

@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::error::ClientError;
 use crate::object::Object;
 use crate::request::{
-    Action, Body, DeleteOptions, GetOptions, ListOptions, PatchKind, Request, Target, WatchOptions, WriteOptions,
+    Action, Body, DeleteOptions, GetOptions, ListOptions, LogOptions, PatchKind, Request, Target, WatchOptions,
+    WriteOptions,
 };
 use crate::transport::{ObjectList, Transport, WatchStream, call};
 
@@ -64,6 +65,12 @@ impl Client {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The last lines of a pod's log, as text.
+    pub async fn log(&self, pod: Target, options: LogOptions) -> Result<String, ClientError> {
+        let response = call(&*self.transport, Request::new(pod.subresource("log"), Action::Log(options))).await?;
+        Ok(String::from_utf8_lossy(&response.body).into_owned())
     }
 
     /// One page of objects.

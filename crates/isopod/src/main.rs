@@ -12,6 +12,7 @@ mod roles;
 mod routes;
 mod token;
 mod up;
+mod why;
 
 use clap::Parser as _;
 use cli::{Args, Command};
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
         Command::Down(down) => on_threads(down::run(&down)),
         Command::Image(image) => image::run(&image),
         Command::Token(token) => on_threads(token::run(token)),
+        Command::Why(why) => on_threads(why::run(why)),
         Command::Kubeconfig(place) => paths::Paths::new(&place.data_dir).map(|paths| {
             println!("{}", paths.kubeconfig().display());
         }),

@@ -57,6 +57,8 @@ pub enum Backing {
     Stored { key_prefix: &'static str, version: &'static str },
     /// A request whose answer is worked out, such as a `SelfSubjectAccessReview`; only `create` is served.
     Computed,
+    /// What agents measure, asked of them when somebody wants to know; only `get` and `list` are served.
+    Measured,
 }
 
 /// A subresource. Those with behaviour of their own are served by the API server's file of that name.

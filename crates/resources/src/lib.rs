@@ -17,6 +17,7 @@ pub mod discovery;
 mod faults;
 pub mod gaps;
 pub mod meta;
+pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod policy;
@@ -52,6 +53,8 @@ pub static RESOURCES: &[&dyn AnyResource] = &[
     &certificates::certificate_signing_request::CERTIFICATE_SIGNING_REQUEST,
     &coordination::lease::LEASE,
     &discovery::endpoint_slice::ENDPOINT_SLICE,
+    &metrics::NODE_METRICS,
+    &metrics::POD_METRICS,
     &node::runtime_class::RUNTIME_CLASS,
     &policy::pod_disruption_budget::POD_DISRUPTION_BUDGET,
     &rbac::bindings::CLUSTER_ROLE_BINDING,

@@ -43,8 +43,8 @@ fn a_row_has_a_cell_for_every_column() {
         let resource = resource_of(&sample);
         let row = resource.row(&tree(&sample)).expect("the sample has its kind's shape");
         assert_eq!(row.len(), resource.columns().len());
-        let stored = matches!(resource.facts().backing, Backing::Stored { .. });
-        assert_eq!(stored, !row.is_empty(), "{} is shown in lists, if there are any", resource.facts().kind);
+        let shown = resource.facts().backing != Backing::Computed;
+        assert_eq!(shown, !row.is_empty(), "{} is shown in lists, if there are any", resource.facts().kind);
     }
 }
 
@@ -77,7 +77,7 @@ fn store_keys_are_distinct() {
         .iter()
         .filter_map(|resource| match resource.facts().backing {
             Backing::Stored { key_prefix, .. } => Some(key_prefix),
-            Backing::Computed => None,
+            Backing::Computed | Backing::Measured => None,
         })
         .collect();
     let distinct: BTreeSet<_> = prefixes.iter().collect();
@@ -154,6 +154,8 @@ const DISCOVERY: &[(&str, &str, &str, &str, &str, bool, &str, &str)] = &[
     ),
     ("coordination.k8s.io", "Lease", "leases", "lease", "", true, "cdDglpuw", ""),
     ("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice", "", true, "cdDglpuw", ""),
+    ("metrics.k8s.io", "NodeMetrics", "nodes", "", "", false, "gl", ""),
+    ("metrics.k8s.io", "PodMetrics", "pods", "", "", true, "gl", ""),
     ("node.k8s.io", "RuntimeClass", "runtimeclasses", "runtimeclass", "", false, "cdDglpuw", ""),
     (
         "policy",
@@ -218,7 +220,7 @@ fn identity_equals_upstreams_discovery() {
             subresources.as_str(),
         );
         assert_eq!(row, *expected);
-        assert_eq!(facts.version, "v1");
+        assert_eq!(facts.version, if facts.group == "metrics.k8s.io" { "v1beta1" } else { "v1" });
     }
 }
 

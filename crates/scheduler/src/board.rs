@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use api::projection::BudgetLite;
 
 use crate::case::{Case, Profile};
+use crate::explain::{NodeExplanation, nearest};
 use crate::nodes::Nodes;
 use crate::preempt::{Preemption, preempt};
 use crate::schedule::{Decision, Misfit, decide};
@@ -37,6 +38,12 @@ impl Board {
     pub fn preempt(&mut self, subject: &Subject, misfit: &Misfit, budgets: &[&BudgetLite], tie: u64) -> Preemption {
         self.find(subject);
         preempt(&mut self.cases[0], subject, &self.nodes, misfit, budgets, tie)
+    }
+
+    /// The node on which the least would have to change for a pod that has just been told that no node will do.
+    pub fn nearest(&mut self, subject: &Subject) -> Option<NodeExplanation> {
+        self.find(subject);
+        nearest(&self.cases[0], &self.nodes)
     }
 
     /// Puts the case for such pods first, up to date.

@@ -1,5 +1,7 @@
 //! Why a decision came out as it did: by node and plugin, with what would have to change. Pure.
 
+use api::quantity::{Format, Quantity};
+
 use crate::case::{Case, Profile, normalize};
 use crate::nodes::{NodeInfo, Nodes};
 use crate::plugin::{Refusal, Remedy, Scoring, Verdict};
@@ -43,6 +45,60 @@ impl NodeExplanation {
     pub fn remedies(&self) -> impl Iterator<Item = &Remedy> {
         self.objections.iter().flat_map(|objection| &objection.remedies)
     }
+
+    /// What would have to be otherwise for the pod to run there, as a sentence; `None` where nothing is known to help.
+    pub fn words(&self) -> Option<String> {
+        let mut ifs: Vec<String> = self.remedies().map(Remedy::words).collect();
+        ifs.dedup();
+        (!ifs.is_empty()).then(|| format!("Node {:?} would do if {}.", self.name, ifs.join(" and ")))
+    }
+
+    /// By what nodes are compared: fewest changes, then those that going pods could bring about, then the smallest shortage.
+    fn distance(&self) -> (usize, usize, i64) {
+        let for_good = self.objections.iter().filter(|objection| !objection.refusal.resolvable).count();
+        (self.remedies().count(), for_good, shortage(self))
+    }
+}
+
+impl Remedy {
+    /// The change as what follows an "if" about a node, in plain words.
+    pub fn words(&self) -> String {
+        match self {
+            Remedy::Uncordon => "it were uncordoned".to_owned(),
+            Remedy::NodeName => "spec.nodeName named it".to_owned(),
+            Remedy::Tolerate(taint) if taint.value.is_empty() => {
+                format!("the pod tolerated its taint {}:{}", taint.key, taint.effect)
+            }
+            Remedy::Tolerate(taint) => {
+                format!("the pod tolerated its taint {}={}:{}", taint.key, taint.value, taint.effect)
+            }
+            Remedy::Labels(requirements) => format!("its labels met {}", requirements.join(", ")),
+            Remedy::Port(port) => format!("nothing else held its port {}/{}", port.port, port.protocol),
+            Remedy::Free { resource, lacking } => {
+                format!("{} more {resource} were free there", amount(resource, *lacking))
+            }
+            Remedy::PodCount => "it took one more pod".to_owned(),
+            Remedy::TopologyLabel { key } => format!("it had a label {key}"),
+            Remedy::Spread { key, domain, skew, max_skew } => {
+                format!("the pod did not bring {key} {domain:?} {skew} pods ahead of others (maxSkew is {max_skew})")
+            }
+            Remedy::Near { key, selector } => format!("a pod of {selector} ran in its {key}"),
+            Remedy::Apart { key, selector } => format!("no pod of {selector} ran in its {key}"),
+            Remedy::Unwanted { key } => format!("no pod in its {key} kept such pods away"),
+        }
+    }
+}
+
+/// So much of a resource as people write it: processors in thousandths, bytes in the largest unit that rounds up little.
+pub fn amount(resource: &str, value: i64) -> String {
+    const MIB: i64 = 1 << 20;
+    match resource {
+        "cpu" => Quantity::from_milli(value).to_string(),
+        "memory" | "ephemeral-storage" if value > MIB => {
+            Quantity::new(value.saturating_add(MIB - 1) / MIB * MIB, Format::BinarySi).to_string()
+        }
+        _ => value.to_string(),
+    }
 }
 
 /// What is said of every node.
@@ -52,16 +108,12 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// The node on which the least would have to change, when none will do as it is: fewest changes, then those that going
-    /// pods could bring about, then the smallest shortage.
+    /// The node on which the least would have to change, when none will do as it is.
     pub fn nearest(&self) -> Option<&NodeExplanation> {
         if self.nodes.iter().any(|node| node.objections.is_empty()) {
             return None;
         }
-        self.nodes.iter().min_by_key(|node| {
-            let for_good = node.objections.iter().filter(|objection| !objection.refusal.resolvable).count();
-            (node.remedies().count(), for_good, shortage(node))
-        })
+        self.nodes.iter().min_by_key(|node| node.distance())
     }
 
     /// The nodes on which the pod could run, the best first.
@@ -79,6 +131,18 @@ fn shortage(node: &NodeExplanation) -> i64 {
         _ => 0,
     };
     node.remedies().map(lacking).fold(0, i64::saturating_add)
+}
+
+/// So many nodes are looked at for what is said of every pod that waits.
+const NEAREST_NODES_MAX: usize = 64;
+
+/// The node on which the least would have to change, of the first few, by what was worked out before.
+pub(crate) fn nearest(case: &Case, nodes: &Nodes) -> Option<NodeExplanation> {
+    let explained = nodes.iter().take(NEAREST_NODES_MAX).map(|node| objections(case, node));
+    // One without objections is kept for another pod: what keeps this one off is no plugin's objection.
+    let explained: Option<Vec<NodeExplanation>> =
+        explained.map(|node| (!node.objections.is_empty()).then_some(node)).collect();
+    explained?.into_iter().min_by_key(NodeExplanation::distance)
 }
 
 /// Asks every plugin about every node.

@@ -342,7 +342,11 @@ impl Scheduler {
             _ => Some(self.board.preempt(subject, misfit, &budgets, stdx::random_u64())),
         };
         let more = preemption.as_ref().and_then(Preemption::message);
-        let message = [Some(misfit.message()), more].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        // Upstream's words come first, since clients look for them. Who pushes others out waits for nothing else.
+        let makes_room = matches!(preemption, Some(Preemption::Victims(_)));
+        let nearest = if makes_room { None } else { self.board.nearest(subject) };
+        let plain = nearest.and_then(|node| node.words());
+        let message = [Some(misfit.message()), more, plain].into_iter().flatten().collect::<Vec<_>>().join(" ");
         let nominated = match preemption {
             Some(Preemption::Victims(candidate)) => {
                 let node = candidate.node.clone();

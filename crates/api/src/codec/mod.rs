@@ -18,6 +18,7 @@ pub use error::{DecodeError, EncodeError};
 pub use prune::prune;
 #[cfg(test)]
 pub(crate) use slots::FIELDS_MAX;
+pub use time::duration_text;
 
 use crate::value::Value;
 

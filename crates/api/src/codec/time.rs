@@ -257,7 +257,7 @@ fn duration_part<'a>(text: &str, rest: &'a str) -> Result<(i128, &'a str), Strin
 }
 
 /// The text of a duration as Go's `Duration.String`.
-pub(crate) fn duration_text(nanos: i64) -> String {
+pub fn duration_text(nanos: i64) -> String {
     let magnitude = nanos.unsigned_abs();
     let sign = if nanos < 0 { "-" } else { "" };
     let fractional = |value: u64, unit: u64| {

@@ -8,6 +8,7 @@ pub mod pod;
 pub mod qos;
 pub mod resources;
 pub mod taints;
+pub mod trouble;
 
 pub use hash::template_hash;
 pub use qos::{QosClass, qos_class};

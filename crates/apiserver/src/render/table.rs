@@ -146,7 +146,9 @@ fn cell_json(cell: Cell, now: Timestamp) -> serde_json::Value {
 
 /// A list's metadata as JSON.
 pub(crate) fn list_meta(revision: &str, continue_token: &str, remaining: Option<u64>) -> String {
-    let mut parts = vec![format!("\"resourceVersion\":{revision:?}")];
+    // What was never stored has no revision.
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend((!revision.is_empty()).then(|| format!("\"resourceVersion\":{revision:?}")));
     if !continue_token.is_empty() {
         parts.push(format!("\"continue\":{continue_token:?}"));
     }

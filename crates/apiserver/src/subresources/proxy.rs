@@ -123,7 +123,7 @@ fn object<T: DeserializeOwned>(call: &Call<'_>, prefix: &str, namespace: &str, n
 }
 
 /// Where the agent of a node is.
-pub(super) fn node_endpoint(call: &Call<'_>, name: &str) -> Outcome<NodeEndpoint> {
+pub(crate) fn node_endpoint(call: &Call<'_>, name: &str) -> Outcome<NodeEndpoint> {
     let target = api::status::Target { group: "", resource: "nodes", name };
     let found = object::<Node>(call, "minions", "", name)?;
     let node = found.ok_or_else(|| Refusal::from(api::status::Status::not_found(target)))?;

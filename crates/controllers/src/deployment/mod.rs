@@ -37,7 +37,7 @@ pub struct Observed {
     deployment: Option<Deployment>,
     /// ReplicaSets that this Deployment controls, and orphans that its selector matches.
     sets: Vec<ReplicaSet>,
-    /// Pods by the uid of their ReplicaSet; only for the strategy that waits for them.
+    /// Pods by the uid of their ReplicaSet: one strategy waits for them, and who missed a deadline is told of them.
     pods: BTreeMap<String, Vec<Arc<Object>>>,
     /// Another ReplicaSet has the name that the new one would get.
     taken: bool,
@@ -83,11 +83,9 @@ impl Controller for DeploymentController {
             .filter_map(|object| owner::typed(&object))
             .collect();
         let mut pods = BTreeMap::new();
-        if strategy_is_recreate(&deployment) {
-            for set in &sets {
-                let uid = set.metadata.uid.clone().unwrap_or_default();
-                pods.insert(uid.clone(), view.owned(PODS, &uid).collect());
-            }
+        for set in &sets {
+            let uid = set.metadata.uid.clone().unwrap_or_default();
+            pods.insert(uid.clone(), view.owned(PODS, &uid).collect());
         }
         let name = revision::name_of_new(&deployment);
         let mine = |object: &Object| object.meta().is_controlled_by(&uid);

@@ -25,7 +25,7 @@ pub(super) const MAXIMUM: &str = "deployment.kubernetes.io/max-replicas";
 /// The reason of event and condition about a ReplicaSet that could not be made. Upstream: `FailedRSCreateReason`.
 pub(super) const CREATE_ERROR: &str = "ReplicaSetCreateError";
 /// Annotations of the Deployment that are not passed on to its ReplicaSets.
-const NOT_PASSED_ON: [&str; 10] = [
+const NOT_PASSED_ON: [&str; 11] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     REVISION_HISTORY,
@@ -36,6 +36,7 @@ const NOT_PASSED_ON: [&str; 10] = [
     rollback::GOOD,
     rollback::FROM,
     rollback::TO,
+    rollback::BECAUSE,
     pins::REJECTED,
 ];
 /// The revision history annotation grows no longer than this many bytes. Upstream: `maxRevHistoryLengthInChars`.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use api::decide::trouble::{past, trouble};
 use api::value::{Value, to_value};
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSet};
 use reconcile::plan::kinds::REPLICA_SETS;
@@ -19,6 +20,8 @@ pub(super) const GOOD: &str = "isopod.dev/good";
 /// On a Deployment: the ReplicaSet that was given up, and the one that took its place.
 pub(super) const FROM: &str = "isopod.dev/rolled-back-from";
 pub(super) const TO: &str = "isopod.dev/rolled-back-to";
+/// And which of its pods had what trouble.
+pub(super) const BECAUSE: &str = "isopod.dev/rolled-back-because";
 /// The condition that says so, and its reason.
 pub(super) const ROLLED_BACK: &str = "RolledBack";
 const REASON: &str = "ProgressDeadlineExceeded";
@@ -61,7 +64,7 @@ pub(super) fn forget(case: &Case<'_>) -> Option<Vec<Action>> {
     if case.new_set.map(name) == Some(to) {
         return None;
     }
-    let annotations = patch::object([(FROM, Value::Null), (TO, Value::Null)]);
+    let annotations = patch::object([(FROM, Value::Null), (TO, Value::Null), (BECAUSE, Value::Null)]);
     let body = patch::object([("metadata", patch::object([("annotations", annotations)]))]);
     Some(vec![Change::Patch { of: case.reference(), subresource: None, body, revision: None }.into()])
 }
@@ -79,7 +82,13 @@ pub(super) fn step(case: &Case<'_>) -> Option<Vec<Action>> {
     }
     let present = &case.deployment.spec.as_ref()?.template;
     let failed = case.new_set.map_or_else(|| revision::name_of_new(case.deployment), |set| name(set).to_owned());
-    let mut annotations = BTreeMap::from([(FROM, Value::from(failed.as_str())), (TO, name(good).into())]);
+    let because = culprit(case);
+    let mut annotations = BTreeMap::from([
+        (FROM, Value::from(failed.as_str())),
+        (TO, name(good).into()),
+        // What an earlier rollback said is no reason for this one.
+        (BECAUSE, because.as_deref().map_or(Value::Null, Value::from)),
+    ]);
     let rejected = pins::text(&pins::of_template(present));
     if rejected != pins::text(&pins::of_template(&template)) {
         annotations.insert(pins::REJECTED, rejected.as_str().into());
@@ -94,7 +103,7 @@ pub(super) fn step(case: &Case<'_>) -> Option<Vec<Action>> {
         field: String::new(),
         severity: Severity::Warning,
         reason: ROLLED_BACK,
-        message: message(case, &failed, name(good)),
+        message: message(case, &failed, name(good), because.as_deref()),
     };
     let revision = case.deployment.metadata.resource_version.as_ref().and_then(|text| text.parse().ok());
     // It is this very template that missed its deadline.
@@ -124,9 +133,22 @@ fn replacing(present: &Value, wanted: &Value) -> Value {
     Value::Object(patch)
 }
 
-fn message(case: &Case<'_>, from: &str, to: &str) -> String {
+fn message(case: &Case<'_>, from: &str, to: &str, because: Option<&str>) -> String {
     let seconds = case.deployment.spec.as_ref().and_then(|spec| spec.progress_deadline_seconds).unwrap_or_default();
-    format!("Rolled back from replica set {from:?}, which made no progress within {seconds} seconds, to {to:?}")
+    let because = because.map(|because| format!(". {because}")).unwrap_or_default();
+    format!(
+        "Rolled back from replica set {from:?}, which made no progress within {seconds} seconds, to {to:?}{because}"
+    )
+}
+
+/// Which pod of the present revision has what trouble, in plain words.
+pub(super) fn culprit(case: &Case<'_>) -> Option<String> {
+    let uid = case.new_set?.metadata.uid.as_ref()?;
+    let pods = case.pods.get(uid)?.iter().filter(|pod| pod.meta().deletion.is_none());
+    let trees: Vec<(&str, Value)> = pods.filter_map(|pod| Some((pod.name(), pod.tree().ok()?))).collect();
+    let now = trees.iter().find_map(|(name, pod)| Some((name, trouble(pod)?)));
+    let (name, trouble) = now.or_else(|| trees.iter().find_map(|(name, pod)| Some((name, past(pod)?))))?;
+    Some(format!("Pod {name:?}: {}.", trouble.words))
 }
 
 /// Whether the deadline was missed by the present revision, not by one before it.
@@ -146,7 +168,7 @@ pub(super) fn tell(case: &Case<'_>, conditions: &mut Vec<DeploymentCondition>) {
     let text = |name: &str| revision::annotation(&case.deployment.metadata, name);
     match (text(FROM), text(TO), case.new_set.map(name)) {
         (Some(from), Some(to), Some(present)) if present == to => {
-            let message = message(case, from, to);
+            let message = message(case, from, to, text(BECAUSE));
             condition::set(conditions, condition::new(ROLLED_BACK, "True", REASON, message, case.now.wall));
         }
         _ => condition::remove(conditions, ROLLED_BACK),

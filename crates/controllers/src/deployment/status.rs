@@ -5,7 +5,7 @@ use std::time::Duration;
 use api::value::{Map, Value, to_value};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use reconcile::plan::kinds::{DEPLOYMENTS, REPLICA_SETS};
-use reconcile::{Change, Failure, Plan, Verb};
+use reconcile::{Action, Change, Failure, Note, Plan, Severity, Verb};
 
 use super::condition::{self, AVAILABLE, COMPLETE, PAUSED, PROGRESSING, REPLICA_FAILURE, TIMED_OUT};
 use super::{Case, available, replicas, revision, rollback, rolling, scaling};
@@ -35,7 +35,25 @@ pub(super) fn write(case: &Case<'_>, plan: Plan) -> Plan {
     }
     body.insert("status", tree(&wanted));
     let (of, body) = (case.reference(), Value::Object(body));
-    plan.then([Change::Patch { of, subresource: Some("status"), body, revision: None }.into()])
+    let change = Change::Patch { of, subresource: Some("status"), body, revision: None };
+    plan.then([Action { change, on_success: missed_deadline(case, &current, &wanted), on_failure: None }])
+}
+
+/// The event of a deadline that was missed just now. Upstream tells in the condition only, whose message `kubectl describe` does
+/// not show.
+fn missed_deadline(case: &Case<'_>, current: &DeploymentStatus, wanted: &DeploymentStatus) -> Option<Note> {
+    let missed = |status: &DeploymentStatus| {
+        let progress = condition::get(status.conditions.as_deref().unwrap_or_default(), PROGRESSING).cloned();
+        progress.filter(|progress| progress.reason.as_deref() == Some(TIMED_OUT))
+    };
+    let now = missed(wanted).filter(|_| missed(current).is_none())?;
+    Some(Note {
+        regarding: case.reference(),
+        field: String::new(),
+        severity: Severity::Warning,
+        reason: TIMED_OUT,
+        message: now.message.unwrap_or_default(),
+    })
 }
 
 /// Only tells that the generation was seen.
@@ -128,7 +146,9 @@ fn progress(
         }
         condition::replace(conditions, moving);
     } else if present.is_some_and(|present| timed_out(case, &present)) {
-        let message = format!("{subject} has timed out progressing.");
+        // Upstream's sentence comes first, since clients look for it.
+        let culprit = rollback::culprit(case).map(|culprit| format!(" {culprit}")).unwrap_or_default();
+        let message = format!("{subject} has timed out progressing.{culprit}");
         condition::set(conditions, condition::new(PROGRESSING, "False", TIMED_OUT, message, now));
     }
 }

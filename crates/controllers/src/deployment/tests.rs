@@ -1,9 +1,10 @@
 //! Roll-outs in a world of ReplicaSets and pods, step by step and in any order, on views that lag.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::projection::PodLite;
-use client::Key;
+use client::{Key, Object};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use reconcile::freshness::Awaited;
@@ -600,6 +601,33 @@ fn a_revision_that_misses_its_deadline_is_rolled_back() {
     rollout.settle();
     assert!(!rollout.conditions().iter().any(|condition| condition.starts_with("RolledBack")));
     assert_eq!(annotation(&rollout.deployment().metadata, super::rollback::TO), None);
+}
+
+#[test]
+fn a_rollback_tells_which_pod_was_to_blame() {
+    let mut rollout = Rollout::new(r#""replicas":1,"progressDeadlineSeconds":60,"minReadySeconds":1"#);
+    rollout.edit(ROLLS_BACK);
+    rollout.settle();
+    rollout.image(BROKEN);
+    rollout.settle();
+    let broken = |pod: &&Arc<Object>| &*pod.project::<PodLite>().spec.containers[0].image == BROKEN;
+    let pod = rollout.world.all(PODS).find(broken).unwrap().name().to_owned();
+    let crash = r#"{"status":{"phase":"Running","containerStatuses":[{"name":"c","ready":false,"restartCount":2,
+        "state":{"waiting":{"reason":"CrashLoopBackOff"}},"lastState":{"terminated":{"exitCode":3,"reason":"Error"}}}]}}"#;
+    rollout.world.tell(PODS, NAMESPACE, &pod, crash);
+    rollout.settle();
+    rollout.world.told();
+    rollout.world.pass(90_000);
+    rollout.settle();
+    let blame = format!("Pod {pod:?}: container \"c\" ends again and again: it ended with exit code 3.");
+    let told = rollout.world.told();
+    for reason in ["ProgressDeadlineExceeded", "RolledBack"] {
+        let of_it: Vec<&String> = told.iter().filter(|text| text.starts_with(reason)).collect();
+        assert!(of_it.len() == 1 && of_it[0].ends_with(&blame), "{told:?}");
+    }
+    let status = rollout.deployment().status.unwrap();
+    let condition = condition::get(status.conditions.as_deref().unwrap(), "RolledBack").unwrap();
+    assert!(condition.message.as_deref().unwrap().ends_with(&blame), "{condition:?}");
 }
 
 fn image_now(rollout: &Rollout) -> String {

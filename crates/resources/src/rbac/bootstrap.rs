@@ -79,21 +79,21 @@ impl Rule {
 /// A cluster role as a constant: its name, what it is a part of, what it is made of, and its own rules.
 struct RoleFacts {
     name: &'static str,
-    /// The role that takes this one's rules in.
-    part_of: Option<&'static str>,
+    /// The roles that take this one's rules in.
+    part_of: &'static [&'static str],
     /// The role is the sum of the roles that are parts of this name.
     sum_of: Option<&'static str>,
     rules: &'static [Rule],
 }
 
 const fn role(name: &'static str, rules: &'static [Rule]) -> RoleFacts {
-    RoleFacts { name, part_of: None, sum_of: None, rules }
+    RoleFacts { name, part_of: &[], sum_of: None, rules }
 }
 
 impl RoleFacts {
     fn cluster_role(&self) -> ClusterRole {
         let mut metadata = metadata(self.name, None);
-        if let Some(whole) = self.part_of {
+        for whole in self.part_of {
             metadata.labels.get_or_insert_default().insert(format!("{AGGREGATE}{whole}"), "true".to_owned());
         }
         let aggregation_rule = self.sum_of.map(|whole| AggregationRule {

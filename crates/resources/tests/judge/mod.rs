@@ -203,7 +203,7 @@ pub fn samples() -> Vec<Json> {
 }
 
 /// Of the kinds by which nodes come, go and are emptied.
-fn node_life() -> [Json; 4] {
+fn node_life() -> [Json; 6] {
     let meta = json!({"name": "a", "namespace": "default"});
     let selector = json!({"matchLabels": {"app": "a"}});
     [
@@ -217,5 +217,14 @@ fn node_life() -> [Json; 4] {
             "overhead": {"podFixed": {"memory": "64Mi"}},
         }),
         signing_request(),
+        json!({
+            "apiVersion": "metrics.k8s.io/v1beta1", "kind": "NodeMetrics", "metadata": {"name": "a"},
+            "timestamp": "2026-01-01T00:00:00Z", "window": "10.5s", "usage": {"cpu": "1n", "memory": "4Ki"},
+        }),
+        json!({
+            "apiVersion": "metrics.k8s.io/v1beta1", "kind": "PodMetrics", "metadata": meta,
+            "timestamp": "2026-01-01T00:00:00Z", "window": "10.5s",
+            "containers": [{"name": "c", "usage": {"cpu": "1n", "memory": "4Ki"}}],
+        }),
     ]
 }

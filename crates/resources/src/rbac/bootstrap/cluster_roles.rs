@@ -38,11 +38,16 @@ pub(super) const ROLES: &[RoleFacts] = &[
         &[allow_urls(&["get"], &["/livez", "/readyz", "/healthz", "/version", "/version/"])],
     ),
     RoleFacts { sum_of: Some("admin"), ..role("admin", &[]) },
-    RoleFacts { sum_of: Some("edit"), part_of: Some("admin"), ..role("edit", &[]) },
-    RoleFacts { sum_of: Some("view"), part_of: Some("edit"), ..role("view", &[]) },
-    RoleFacts { part_of: Some("admin"), ..role("system:aggregate-to-admin", ADMIN) },
-    RoleFacts { part_of: Some("edit"), ..role("system:aggregate-to-edit", EDIT) },
-    RoleFacts { part_of: Some("view"), ..role("system:aggregate-to-view", VIEW) },
+    RoleFacts { sum_of: Some("edit"), part_of: &["admin"], ..role("edit", &[]) },
+    RoleFacts { sum_of: Some("view"), part_of: &["edit"], ..role("view", &[]) },
+    RoleFacts { part_of: &["admin"], ..role("system:aggregate-to-admin", ADMIN) },
+    RoleFacts { part_of: &["edit"], ..role("system:aggregate-to-edit", EDIT) },
+    RoleFacts { part_of: &["view"], ..role("system:aggregate-to-view", VIEW) },
+    // As the metrics server brings it.
+    RoleFacts {
+        part_of: &["admin", "edit", "view"],
+        ..role("system:aggregated-metrics-reader", &[allow(READ, &["metrics.k8s.io"], &["pods", "nodes"])])
+    },
     role(
         "system:heapster",
         &[allow(READ, CORE, &["events", "pods", "nodes", "namespaces"]), allow(READ, EXTENSIONS, &["deployments"])],
