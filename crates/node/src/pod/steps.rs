@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::ClientError;
-use cri::{ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PullFailure, PullImageRequest};
+use cri::{
+    ContainerConfig, ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PodSandboxStatus, PullFailure,
+    PullImageRequest,
+};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use reconcile::Severity;
 
@@ -260,20 +263,10 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         return wait("CreateContainerConfigError", message);
     }
     let started = Effect::Started { name: name.to_owned(), again, environment: envs.clone() };
-    let mut config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
-    match target(subject, name) {
-        Ok(Some(id)) if config.linux.security_context.namespace_options.pid == NamespaceMode::Container => {
-            config.linux.security_context.namespace_options.pid = NamespaceMode::Target(id);
-        }
-        Ok(_) => {}
-        Err(message) => return wait("CreateContainerConfigError", message),
-    }
-    let id = match context.runtime.create_container(&sandbox.id, config).await {
+    let config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
+    let id = match made(context, subject, container, sandbox, config).await {
         Ok(id) => id,
-        Err(error) => {
-            let (reason, message) = not_created(container, &error);
-            return wait(reason, message);
-        }
+        Err((reason, message)) => return wait(reason, message),
     };
     let field = field_of(pod, name);
     context.tell(pod, &field, Severity::Normal, "Created", "Container created".into());
@@ -285,6 +278,30 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     context.tell(pod, &field, Severity::Normal, "Started", "Container started".into());
     after_start(context, subject, container, &id).await;
     Went::Well(started)
+}
+
+/// Makes a container in its sandbox; its id, or why not.
+async fn made(
+    context: &Context,
+    subject: &Subject,
+    container: &Container,
+    sandbox: &PodSandboxStatus,
+    mut config: ContainerConfig,
+) -> Result<String, (&'static str, String)> {
+    let unclear = |message: String| ("CreateContainerConfigError", message);
+    match target(subject, &container.name).map_err(unclear)? {
+        Some(id) if config.linux.security_context.namespace_options.pid == NamespaceMode::Container => {
+            config.linux.security_context.namespace_options.pid = NamespaceMode::Target(id);
+        }
+        _ => {}
+    }
+    // Containers are asked for with their sandbox as it was asked for; the handler is a matter of the sandbox alone.
+    let pod = &*subject.pod;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: "" };
+    let of_sandbox = create::sandbox(pod, sandbox.metadata.attempt, parts, &context.facts);
+    let of_sandbox = of_sandbox.map_err(|error| unclear(error.to_string()))?;
+    let made = context.runtime.create_container(&sandbox.id, config, &of_sandbox).await;
+    made.map_err(|error| not_created(container, &error))
 }
 
 /// The container whose processes an ephemeral one asked to see, by id.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use cri::{
     AttachRequest, Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatus, Duplex, Events,
     ExecRequest, ExecSession, ExecSyncResponse, LinuxContainerResources, PodSandbox, PodSandboxConfig,
-    PodSandboxFilter, PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeService, RuntimeStatus,
-    VersionResponse,
+    PodSandboxFilter, PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeHandler, RuntimeService,
+    RuntimeStatus, VersionResponse,
 };
 use stdx::BoxFuture;
 
@@ -61,7 +61,11 @@ impl RuntimeService for BuiltIn {
         Box::pin(async move {
             let runtime =
                 RuntimeCondition { condition_type: "RuntimeReady".into(), status: true, ..RuntimeCondition::default() };
-            Ok(RuntimeStatus { conditions: vec![runtime, self.condition_of_network().await] })
+            Ok(RuntimeStatus {
+                conditions: vec![runtime, self.condition_of_network().await],
+                handlers: vec![RuntimeHandler { recursive_read_only_mounts: true, ..RuntimeHandler::default() }],
+                supplemental_groups_policy: true,
+            })
         })
     }
 
@@ -94,7 +98,12 @@ impl RuntimeService for BuiltIn {
         })
     }
 
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, config: ContainerConfig) -> BoxFuture<'a, Result<String>> {
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        config: ContainerConfig,
+        _sandbox: &'a PodSandboxConfig,
+    ) -> BoxFuture<'a, Result<String>> {
         let (inner, sandbox_id) = (self.inner.clone(), sandbox_id.to_owned());
         Box::pin(to_the_end(async move { inner.create_container(&sandbox_id, config).await }))
     }
