@@ -255,8 +255,9 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         Ok(images) => images,
         Err(went) => return went,
     };
-    let mounts = match mounts(context, subject, container, attempt, &envs, &images) {
-        Ok(mounts) => mounts,
+    let mounts = mounts(context, subject, container, attempt, &envs, &images);
+    let mounts = match mounts.map(|mounts| as_possible(context, container, &sandbox.runtime_handler, mounts)) {
+        Ok(mounts) => mounts.await,
         Err(message) => return wait("CreateContainerConfigError", message),
     };
     if let Err(message) = not_root(context, pod, container).await {
@@ -508,6 +509,24 @@ fn go_took(took: Duration) -> String {
     } else {
         format!("{:.3}s", took.as_secs_f64())
     }
+}
+
+/// The mounts without what was asked for only if it is possible, where it is not. Upstream: `resolveRecursiveReadOnly`.
+async fn as_possible(context: &Context, container: &Container, handler: &str, mut mounts: Vec<Mount>) -> Vec<Mount> {
+    let volumes = container.volume_mounts.iter().flatten();
+    let optional: Vec<&str> = volumes
+        .filter(|mount| mount.recursive_read_only.as_deref() == Some("IfPossible"))
+        .map(|mount| mount.mount_path.as_str())
+        .collect();
+    let optional = |mount: &Mount| mount.recursive_read_only && optional.contains(&mount.container_path.as_str());
+    if mounts.iter().any(optional) {
+        // A runtime that does not answer will not make the container either.
+        let status = context.runtime.status().await.unwrap_or_default();
+        if !status.can_mount_recursively_read_only(handler) {
+            mounts.iter_mut().filter(|mount| optional(mount)).for_each(|mount| mount.recursive_read_only = false);
+        }
+    }
+    mounts
 }
 
 /// Volumes, and the files the agent keeps for every container.

@@ -10,7 +10,7 @@ use cri::{
 };
 use stdx::BoxFuture;
 
-use super::sandbox::chain;
+use super::sandbox::{HANDLERS, chain};
 use super::{BuiltIn, blocking, lock, to_the_end, view};
 
 impl BuiltIn {
@@ -47,6 +47,10 @@ impl BuiltIn {
     }
 }
 
+fn handler(name: &str) -> RuntimeHandler {
+    RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: false }
+}
+
 impl RuntimeService for BuiltIn {
     fn version(&self) -> BoxFuture<'_, Result<VersionResponse>> {
         let version = VersionResponse {
@@ -63,7 +67,7 @@ impl RuntimeService for BuiltIn {
                 RuntimeCondition { condition_type: "RuntimeReady".into(), status: true, ..RuntimeCondition::default() };
             Ok(RuntimeStatus {
                 conditions: vec![runtime, self.condition_of_network().await],
-                handlers: vec![RuntimeHandler { recursive_read_only_mounts: true, ..RuntimeHandler::default() }],
+                handlers: HANDLERS.map(handler).into(),
                 supplemental_groups_policy: true,
             })
         })
