@@ -114,10 +114,14 @@ pub(super) async fn process(url: &str, wanted: Wanted) -> Result<ExecSession> {
         drop(stdx::spawn(tell_sizes(sizes, reader, writer)));
     }
     let exit = Box::pin(async move {
+        // It keeps the connection open while somebody waits for the outcome, which comes after all output.
+        let _session = session;
         let mut text = Vec::new();
-        let read = outcome.take(OUTCOME_BYTES_MAX).read_to_end(&mut text).await;
-        read.map_err(|error| Error::Unavailable(format!("runtime's streaming server: {error}")))?;
-        exit_code(&text)
+        match outcome.take(OUTCOME_BYTES_MAX).read_to_end(&mut text).await {
+            // Servers take the stream back as soon as they have said it.
+            Err(error) if text.is_empty() => Err(Error::Unavailable(format!("runtime's streaming server: {error}"))),
+            _ => exit_code(&text),
+        }
     });
     Ok(ExecSession { stdin, stdout, stderr, resize, exit })
 }
@@ -198,7 +202,7 @@ pub(super) async fn port(url: &str, port: u16) -> Result<Box<dyn Duplex>> {
         }
         drop(writer.finish().await);
     }));
-    Ok(Box::new(Forwarded { reader, writer: near, error, why: Vec::new() }))
+    Ok(Box::new(Forwarded { reader, writer: near, error, why: Vec::new(), _session: session }))
 }
 
 /// Both directions of a forwarded port. When the other end tells why it ended, that is the error of the last read.
@@ -207,6 +211,8 @@ struct Forwarded {
     writer: DuplexStream,
     error: StreamReader,
     why: Vec<u8>,
+    /// Keeps the connection open after all was sent: the other end may go on.
+    _session: Session,
 }
 
 impl Forwarded {
