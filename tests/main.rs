@@ -6,8 +6,10 @@ mod clock;
 mod cluster;
 mod load;
 mod machine;
+mod runtime;
 mod script;
 
+mod containerd;
 mod crashes;
 mod example;
 mod faults;

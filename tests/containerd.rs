@@ -1,0 +1,162 @@
+//! The other runtime: everything that works on the built-in one works on containerd, old and new.
+
+use std::net::SocketAddr;
+
+use crate::clock::until;
+use crate::cluster::{Cluster, kubectls};
+use crate::example::{DNS, all_three_answer, example_options, service_address};
+use crate::load::{Aim, Connections, requests};
+use crate::runtime::{Runtime, on};
+use crate::script;
+
+/// What is left in containerd of pods: sandboxes, containers and what they wrote.
+fn left(cluster: &Cluster) -> String {
+    let containerd = cluster.containerd.as_ref().expect("the cluster runs on containerd");
+    let list = |what| containerd.ctr(&cluster.machine, &[what, "ls", "-q"]);
+    list("containers") + &list("tasks")
+}
+
+/// The example on a runtime, and where its Service is.
+fn with_example(runtime: Runtime) -> (Cluster, SocketAddr) {
+    let mut cluster = Cluster::absent_on(runtime);
+    cluster.load("ISOPOD_EXAMPLE_IMAGE");
+    cluster.load("ISOPOD_BUSYBOX_IMAGE");
+    cluster.up(&example_options().each_ref().map(String::as_str));
+    cluster.wait_for("service/api: ready: http://");
+    let address = service_address(&cluster, "production", "api");
+    (cluster, address)
+}
+
+/// The example answers, is adopted by the next agent and survives its runtime, and leaves nothing behind.
+fn the_example_lives_and_goes(runtime: Runtime, version: &str) {
+    let (mut cluster, address) = with_example(runtime);
+    let node = cluster.get(&["nodes"])["items"][0]["status"].clone();
+    let told = node["nodeInfo"]["containerRuntimeVersion"].as_str().expect("a version").to_owned();
+    assert!(told.starts_with(&format!("containerd://{version}")), "{told}");
+    all_three_answer(&cluster, &Aim::Address(address));
+    let name = "api.production.svc.cluster.local".to_owned();
+    all_three_answer(&cluster, &Aim::Name { dns: DNS.parse().expect("an address"), name, port: 80 });
+
+    let containers = |cluster: &Cluster| {
+        let ids = "jsonpath={.items[*].status.containerStatuses[*].containerID} {.items[*].status.containerStatuses[*].restartCount}";
+        cluster.kubectl(&["get", "pods", "-n", "production", "-o", ids])
+    };
+    let before = containers(&cluster);
+    cluster.kill();
+    let tally = requests(30, &Aim::Address(address), Connections::New);
+    assert!(tally.failures.is_empty(), "without an agent: {:#?}", tally.failures);
+    let mut containerd = cluster.containerd.take().expect("the cluster runs on containerd");
+    containerd.restart(&cluster.machine);
+    cluster.containerd = Some(containerd);
+    cluster.up(&[]);
+    cluster.node_is_ready();
+    all_three_answer(&cluster, &Aim::Address(address));
+    assert_eq!(containers(&cluster), before, "the next agent adopts what runs, also when containerd was started anew");
+
+    cluster.kubectl(&["delete", "namespace", "production", "--timeout=60s"]);
+    until("nothing is left in containerd", || left(&cluster).is_empty().then_some(()));
+    cluster.kubectl(&["apply", "-f", "shell.yaml"]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/shell", "--timeout=30s"]);
+    cluster.interrupt();
+    let down = crate::cluster::ran(&mut cluster.isopod(&["down"]));
+    assert_eq!(down.code, Some(0), "{}{}", down.stdout, down.stderr);
+    assert_eq!(left(&cluster), "", "`down` ends what ran in containerd");
+    let configurations = cluster.containerd.as_ref().expect("it still runs").configurations();
+    assert_eq!(std::fs::read_dir(configurations).expect("list a folder").count(), 0);
+}
+
+#[test]
+fn the_example_runs_on_containerd_1_6() {
+    the_example_lives_and_goes(Runtime::Containerd16, "1.6.");
+}
+
+#[test]
+fn the_example_runs_on_containerd_2() {
+    the_example_lives_and_goes(Runtime::Containerd2, "2.");
+}
+
+/// Every script of `kubectl.rs` and `streams.rs`, with every kubectl, on one cluster.
+fn scripts(names: &[&str]) {
+    let cluster = Cluster::start();
+    for name in names {
+        for (number, kubectl) in kubectls().iter().enumerate() {
+            script::run_with(&cluster, name, kubectl, &format!("{name}-{number}"), &[]);
+        }
+    }
+}
+
+#[test]
+fn objects_are_made_shown_and_changed_by_every_kubectl() {
+    on(Runtime::Containerd2, || scripts(&["apply-and-get", "change", "generators", "access", "watch", "refused"]));
+}
+
+#[test]
+fn pods_are_described_rolled_out_deleted_and_drained_by_every_kubectl() {
+    on(Runtime::Containerd2, || scripts(&["describe", "rollout", "delete", "operate"]));
+}
+
+#[test]
+fn streams_of_every_kubectl_reach_containers_of_containerd_2() {
+    on(Runtime::Containerd2, || scripts(&["logs-and-exec", "streams"]));
+}
+
+#[test]
+fn streams_of_every_kubectl_reach_containers_of_containerd_1_6() {
+    on(Runtime::Containerd16, || scripts(&["logs-and-exec", "streams"]));
+}
+
+#[test]
+fn the_python_client_streams_from_containerd() {
+    on(Runtime::Containerd2, crate::streams::the_python_client_streams);
+}
+
+#[test]
+fn the_javascript_client_streams_from_containerd() {
+    on(Runtime::Containerd16, crate::streams::the_javascript_client_streams);
+}
+
+#[test]
+fn a_failing_liveness_probe_restarts_containers_of_containerd() {
+    on(Runtime::Containerd16, crate::pods::a_failing_liveness_probe_restarts_the_container_counts_and_backs_off);
+}
+
+#[test]
+fn a_container_of_containerd_above_its_memory_limit_is_oom_killed() {
+    on(Runtime::Containerd2, crate::pods::a_container_above_its_memory_limit_is_oom_killed);
+}
+
+#[test]
+fn a_rolling_update_on_containerd_fails_no_request() {
+    on(Runtime::Containerd2, crate::rollouts::a_rolling_update_under_load_fails_no_request_and_keeps_its_bounds);
+}
+
+#[test]
+fn volumes_and_their_sub_paths_are_as_the_pod_says_on_containerd() {
+    on(Runtime::Containerd2, crate::podspec::volumes_are_as_the_pod_says);
+}
+
+#[test]
+fn a_network_that_others_configured_wins() {
+    let mut cluster = Cluster::absent_on(Runtime::Containerd2);
+    let containerd = cluster.containerd.as_ref().expect("the cluster runs on containerd");
+    for plugin in ["bridge", "host-local", "loopback"] {
+        let to = containerd.plugins().join(plugin);
+        std::os::unix::fs::symlink(std::path::Path::new("/usr/lib/cni").join(plugin), to).expect("link a plugin");
+    }
+    let foreign = r#"{"cniVersion":"1.0.0","name":"foreign","plugins":[{"type":"bridge","bridge":"foreign0","isGateway":true,
+        "ipam":{"type":"host-local","dataDir":"/run/foreign","ranges":[[{"subnet":"10.99.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}"#;
+    std::fs::write(containerd.configurations().join("50-foreign.conflist"), foreign).expect("write a configuration");
+    cluster.load("ISOPOD_EXAMPLE_IMAGE");
+    cluster.load("ISOPOD_BUSYBOX_IMAGE");
+    cluster.up(&[]);
+    cluster.node_is_ready();
+    cluster.kubectl(&["apply", "-f", "web.yaml", "-f", "shell.yaml"]);
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"]);
+    let addresses = cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.podIP}"]);
+    assert!(addresses.split(' ').all(|address| address.starts_with("10.99.0.")), "{addresses}");
+    // Services and names work over it all the same.
+    let inside = "for n in 1 2 3 4 5 6 7 8 9; do wget -qO- http://web.default; done | sort -u | wc -l";
+    assert_eq!(cluster.kubectl(&["exec", "shell", "--", "sh", "-c", inside]).trim(), "2");
+    let containerd = cluster.containerd.as_ref().expect("the cluster runs on containerd");
+    assert!(!containerd.configurations().join("10-isopod.conflist").exists());
+}
