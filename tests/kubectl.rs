@@ -67,7 +67,7 @@ fn version_discovery_and_access_reviews_answer() {
 }
 
 #[test]
-fn an_operator_looks_around_debugs_decides_and_drains() {
+pub fn an_operator_looks_around_debugs_decides_and_drains() {
     script::run(&Cluster::start(), "operate");
 }
 

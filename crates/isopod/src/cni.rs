@@ -33,10 +33,6 @@ pub struct Folders {
 }
 
 impl Folders {
-    pub fn of(node: &cli::args::OfNode) -> Folders {
-        Folders { configurations: node.cni_conf_dir.clone(), programs: node.cni_bin_dir.clone() }
-    }
-
     /// The configuration that runtimes go by, unless it is ours.
     fn foreign(&self) -> anyhow::Result<Option<PathBuf>> {
         let entries = match std::fs::read_dir(&self.configurations) {
