@@ -11,10 +11,13 @@ use serde_json::Value;
 
 use crate::clock::until;
 use crate::machine::Machine;
+use crate::runtime::{Containerd, Runtime};
 
 /// A running cluster; its machine goes with it.
 pub struct Cluster {
     pub machine: Machine,
+    /// The runtime, where it is a program of its own.
+    pub containerd: Option<Containerd>,
     isopod: PathBuf,
     up: Option<Up>,
 }
@@ -41,7 +44,12 @@ impl Cluster {
 
     /// The same, with more options for `up`.
     pub fn start_with(options: &[&str]) -> Cluster {
-        let mut cluster = Cluster::absent();
+        Cluster::start_on(Runtime::of_run(), options)
+    }
+
+    /// The same, on a runtime.
+    pub fn start_on(runtime: Runtime, options: &[&str]) -> Cluster {
+        let mut cluster = Cluster::absent_on(runtime);
         cluster.load("ISOPOD_EXAMPLE_IMAGE");
         cluster.load("ISOPOD_BUSYBOX_IMAGE");
         cluster.up(options);
@@ -58,7 +66,13 @@ impl Cluster {
 
     /// A machine on which no cluster runs yet.
     pub fn absent() -> Cluster {
-        Cluster { machine: Machine::start(), isopod: named("ISOPOD_BINARY"), up: None }
+        Cluster::absent_on(Runtime::of_run())
+    }
+
+    /// The same, with a runtime.
+    pub fn absent_on(runtime: Runtime) -> Cluster {
+        let machine = Machine::start();
+        Cluster { containerd: runtime.start(&machine), machine, isopod: named("ISOPOD_BINARY"), up: None }
     }
 
     /// Where the cluster keeps everything.
@@ -76,6 +90,9 @@ impl Cluster {
     /// Loads the image whose archive an environment variable names.
     pub fn load(&self, variable: &str) {
         let archive = named(variable);
+        if let Some(containerd) = &self.containerd {
+            return containerd.load(&self.machine, &archive);
+        }
         let mut load = self.isopod(&["image", "load"]);
         let ran = ran(load.arg(&archive));
         assert_eq!(ran.code, Some(0), "load {}: {}", archive.display(), ran.stderr);
@@ -92,6 +109,7 @@ impl Cluster {
         let log =
             File::options().create(true).append(true).open(self.machine.folder.join("up.log")).expect("open a log");
         command.arg("up").arg("--data-dir").arg(self.data()).args(options);
+        command.args(self.containerd.iter().flat_map(Containerd::options));
         // A test's machine shares its disk with whatever else runs here, builds above all: how full that is is no test's subject.
         if !options.contains(&"--eviction-hard") {
             command.args(["--eviction-hard", "memory.available<10Mi"]);
@@ -211,10 +229,16 @@ impl Drop for Cluster {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
+            if let Some(containerd) = &self.containerd {
+                eprintln!("--- the end of the log of containerd:\n{}", containerd.log());
+            }
             for what in ["pods", "events"] {
                 let seen = self.try_kubectl(&["get", what, "-A", "--request-timeout=5s"]);
                 eprintln!("--- kubectl get {what} -A:\n{}{}", seen.stdout, seen.stderr);
             }
+        }
+        if let Some(containerd) = &mut self.containerd {
+            containerd.forget();
         }
         if let Some(up) = &mut self.up {
             // Its process in the machine ends with the machine; this is the one that waits for it.

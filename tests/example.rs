@@ -18,7 +18,7 @@ pub fn service_address(cluster: &Cluster, namespace: &str, name: &str) -> Socket
     format!("{address}:80").parse().expect("the server gives addresses")
 }
 
-fn example_options() -> [String; 6] {
+pub fn example_options() -> [String; 6] {
     let file = |name: &str| source("../examples").join(name).display().to_string();
     ["-n".into(), "production".into(), "-f".into(), file("namespace.yaml"), "-f".into(), file("deployment.yaml")]
 }
@@ -40,7 +40,7 @@ fn with_example(environment: &[(&str, &str)], clear: bool) -> (Cluster, Vec<Stri
 }
 
 /// Thirty requests on new connections reach all three pods and nothing else.
-fn all_three_answer(cluster: &Cluster, aim: &Aim) {
+pub fn all_three_answer(cluster: &Cluster, aim: &Aim) {
     let pods = cluster.get(&["pods", "-n", "production", "-l", "app=api"]);
     let pods: Vec<&str> =
         pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();

@@ -28,7 +28,7 @@ fn condition(pod: &Value, type_: &str) -> String {
 }
 
 #[test]
-fn sidecars_begin_before_the_rest_and_end_after_it() {
+pub fn sidecars_begin_before_the_rest_and_end_after_it() {
     let cluster = Cluster::start();
     let mount = r#","volumeMounts":[{"name":"v","mountPath":"/v"}]"#;
     let life = |name: &str| {
@@ -63,7 +63,7 @@ fn sidecars_begin_before_the_rest_and_end_after_it() {
 }
 
 #[test]
-fn a_container_is_added_to_a_running_pod_and_sees_its_target() {
+pub fn a_container_is_added_to_a_running_pod_and_sees_its_target() {
     let cluster = Cluster::start();
     cluster.apply(&pod("plain", &format!(r#""containers":[{}]"#, shell("main", "sleep 1000", ""))));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/plain", "--timeout=30s"]);

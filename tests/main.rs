@@ -6,9 +6,11 @@ mod clock;
 mod cluster;
 mod load;
 mod machine;
+mod runtime;
 mod script;
 
 mod attacks;
+mod containerd;
 mod crashes;
 mod example;
 mod faults;

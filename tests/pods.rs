@@ -43,7 +43,7 @@ fn status(pod: &Value) -> &Value {
 }
 
 #[test]
-fn a_failing_liveness_probe_restarts_the_container_counts_and_backs_off() {
+pub fn a_failing_liveness_probe_restarts_the_container_counts_and_backs_off() {
     let cluster = started(&["one"]);
     request(address(&cluster, "one"), "POST", "/health/fail").expect("the server answers");
     until("the container is restarted", || (status(&cluster.get(&["pod", "one"]))["restartCount"] == 1).then_some(()));
@@ -104,7 +104,7 @@ fn a_deleted_pod_of_a_deployment_is_replaced() {
 }
 
 #[test]
-fn a_container_above_its_memory_limit_is_oom_killed() {
+pub fn a_container_above_its_memory_limit_is_oom_killed() {
     let cluster = started(&["one"]);
     // The server does not live to answer.
     assert!(request(address(&cluster, "one"), "POST", "/hog?megabytes=100").is_err());
@@ -158,7 +158,7 @@ fn a_container_gets_no_more_processor_than_its_limit() {
 }
 
 #[test]
-fn an_init_container_runs_first_and_volumes_hold_what_they_should() {
+pub fn an_init_container_runs_first_and_volumes_hold_what_they_should() {
     let cluster = Cluster::start();
     cluster.kubectl(&["apply", "-f", "volumes.yaml"]);
     cluster.kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/volumes", "--timeout=30s"]);

@@ -38,7 +38,7 @@ fn event(cluster: &Cluster, name: &str, reason: &str) -> String {
 }
 
 #[test]
-fn volumes_are_as_the_pod_says() {
+pub fn volumes_are_as_the_pod_says() {
     let cluster = Cluster::start();
     let host = cluster.machine.folder.join("host");
     cluster.kubectl(&["create", "secret", "generic", "hidden", "--from-literal=word=swordfish"]);
@@ -88,7 +88,7 @@ fn volumes_are_as_the_pod_says() {
 }
 
 #[test]
-fn names_and_namespaces_are_as_the_pod_says() {
+pub fn names_and_namespaces_are_as_the_pod_says() {
     let cluster = Cluster::start();
     let named = json!({"hostname": "web", "subdomain": "sub", "setHostnameAsFQDN": true,
         "securityContext": {"sysctls": [{"name": "net.ipv4.tcp_keepalive_time", "value": "77"}]},
@@ -139,7 +139,7 @@ fn names_and_namespaces_are_as_the_pod_says() {
 }
 
 #[test]
-fn files_follow_their_configmaps_and_secrets_at_once() {
+pub fn files_follow_their_configmaps_and_secrets_at_once() {
     let cluster = Cluster::start();
     let map = |name: &str, value: &str, immutable: bool| {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"key": value},

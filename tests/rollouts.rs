@@ -104,7 +104,7 @@ fn started() -> Cluster {
 }
 
 #[test]
-fn a_rolling_update_under_load_fails_no_request_and_keeps_its_bounds() {
+pub fn a_rolling_update_under_load_fails_no_request_and_keeps_its_bounds() {
     let cluster = started();
     let watch = Watch::start(&cluster);
     let load = Load::start(&aims(&cluster));

@@ -42,19 +42,21 @@ pub fn run(cluster: &Cluster, name: &str) {
     }
 }
 
-/// Runs `scripts/NAME.txt` in a new namespace; `$NS` is its name, and `variables` are set besides.
+/// Runs `scripts/NAME.txt` in a new namespace; `$NS` is its name, `$NODE` the node's, and `variables` are set besides.
 pub fn run_with(cluster: &Cluster, name: &str, kubectl: &Path, namespace: &str, variables: &[(&str, &str)]) {
     let text = std::fs::read_to_string(source("scripts").join(format!("{name}.txt"))).expect("read the script");
     let home = cluster.machine.folder.join(namespace);
     std::fs::create_dir_all(&home).expect("make a folder");
     let config = home.join("kubeconfig");
     std::fs::copy(cluster.kubeconfig(), &config).expect("copy the kubeconfig");
+    let node = cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
     let shell = |line: &str| {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(format!("{{ {line}\n}} 2>&1")).current_dir(source("files"));
         let path =
             format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", kubectl.parent().expect("a file lies in a folder").display());
         shell.env("PATH", path).env("KUBECONFIG", &config).env("HOME", &home).env("NS", namespace).env("TERM", "xterm");
+        shell.env("NODE", &node);
         shell.envs(variables.iter().copied());
         ran(shell.stdin(std::process::Stdio::null()))
     };

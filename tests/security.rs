@@ -92,7 +92,7 @@ fn push(cluster: &Cluster) {
 }
 
 #[test]
-fn a_private_registry_needs_its_pull_secret() {
+pub fn a_private_registry_needs_its_pull_secret() {
     let cluster = Cluster::start_with(&["--insecure-registry=127.0.0.1:5000"]);
     start_registry(&cluster);
     push(&cluster);

@@ -61,7 +61,7 @@ fn field(cluster: &Cluster, name: &str, path: &str) -> String {
 }
 
 #[test]
-fn every_type_of_service_is_reached_from_everywhere_it_promises() {
+pub fn every_type_of_service_is_reached_from_everywhere_it_promises() {
     let cluster = started();
     for (name, spec) in [
         ("internal", ""),

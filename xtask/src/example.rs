@@ -57,6 +57,20 @@ pub fn busybox() -> Result<PathBuf> {
     write("busybox.tar", &pack(&spec)?)
 }
 
+/// Packs an image that does nothing, for the sandboxes of other runtimes than the built-in one.
+pub fn pause() -> Result<PathBuf> {
+    let busybox = std::fs::read("/bin/busybox").context("read /bin/busybox, of the package busybox-static")?;
+    let spec = PackSpec {
+        name: "pause:test".into(),
+        config: ImageConfig {
+            entrypoint: vec!["/busybox".into(), "sleep".into(), i32::MAX.to_string()],
+            ..ImageConfig::default()
+        },
+        entries: vec![PackEntry::file("/busybox", 0o755, busybox)],
+    };
+    write("pause.tar", &pack(&spec)?)
+}
+
 /// Packs a kubectl with a shell around it, as a client in a pod.
 pub fn kubectl(kubectl: &Path) -> Result<PathBuf> {
     let program = std::fs::read(kubectl).with_context(|| format!("read {}", kubectl.display()))?;

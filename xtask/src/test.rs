@@ -34,6 +34,10 @@ pub fn run(options: &Options) -> Result<()> {
     tests.env("ISOPOD_BUSYBOX_IMAGE", example::busybox()?);
     tests.env("ISOPOD_KUBECTL_IMAGE", example::kubectl(&kubectls[1])?);
     tests.envs(software::archives()?);
+    let containerds = tools::CONTAINERDS.iter().map(|(version, suite)| tools::containerd(version, suite));
+    let containerds: Vec<_> = containerds.collect::<Result<_>>()?;
+    tests.env("ISOPOD_CONTAINERDS", std::env::join_paths(containerds).context("name the containerds")?);
+    tests.env("ISOPOD_PAUSE_IMAGE", example::pause()?);
     tests.env("ISOPOD_PYTHON", tools::python_client()?);
     tests.env("ISOPOD_NODE_MODULES", tools::javascript_client()?);
     tests.env("ISOPOD_KUBECTLS", std::env::join_paths(kubectls).context("name the kubectls")?);

@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &["stdx"]),
     ("pki", &["stdx"]),
     ("client", &["stdx", "api", "wire"]),
-    ("cri", &["stdx"]),
+    ("cri", &["stdx", "wire"]),
     ("cni", &["stdx"]),
     ("reconcile", &["stdx", "api", "client"]),
     ("apiserver", &["stdx", "api", "wire", "resources", "store", "pki", "client"]),

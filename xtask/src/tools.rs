@@ -11,16 +11,22 @@ use crate::place;
 /// Debian's packages that tests use, each with a file by which its presence is seen.
 const DEBIAN: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("curl", "/usr/bin/curl"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/usr/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
     ("unzip", "/usr/bin/unzip"),
 ];
 
 /// The versions of kubectl that tests run: the API level's own, the one after it, and the oldest that is promised.
 pub const KUBECTLS: [&str; 3] = ["1.32", "1.36", "1.37"];
+
+/// The versions of containerd that tests run, each with the suite of Debian's that has it: the oldest that is promised, and
+/// the newest that runs with Debian 12's libraries.
+pub const CONTAINERDS: [(&str, &str); 2] = [("1.6", "bookworm"), ("2", "forky")];
 
 /// Installs what is missing of Debian's packages.
 pub fn debian() -> Result<()> {
@@ -55,6 +61,50 @@ pub fn kubectl(version: &str) -> Result<PathBuf> {
         }
     }
     Ok(kubectl)
+}
+
+/// The folder with the programs of a containerd: unpacked, not installed, so that no daemon is started.
+pub fn containerd(version: &str, suite: &str) -> Result<PathBuf> {
+    let tool = place::cache().join("tools").join(format!("containerd-{version}"));
+    let programs = tool.join("usr/bin");
+    if !programs.join("containerd").exists() {
+        let folder = from_debian("containerd", suite)?;
+        // What an earlier try may have left.
+        drop(std::fs::remove_dir_all(&tool));
+        let unpacked = folder.join("unpacked");
+        std::fs::rename(&unpacked, &tool)
+            .with_context(|| format!("move {} to {}", unpacked.display(), tool.display()))?;
+    }
+    Ok(programs)
+}
+
+/// Unpacks a package of any suite of Debian's into `unpacked` of a folder. What the machine's apt knows stays as it is.
+fn from_debian(package: &str, suite: &str) -> Result<Folder> {
+    let folder = Folder::new(package)?;
+    for name in ["lists/partial", "cache/archives/partial"] {
+        std::fs::create_dir_all(folder.join(name)).context("make folders for apt")?;
+    }
+    let sources = folder.join("sources.list");
+    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    std::fs::write(&sources, format!("deb [signed-by={keyring}] http://deb.debian.org/debian {suite} main\n"))
+        .context("write apt's sources")?;
+    let apt = |words: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        let options = [
+            ("Dir::Etc::sourcelist", sources.display().to_string()),
+            ("Dir::Etc::sourceparts", "/dev/null".into()),
+            ("Dir::State::lists", folder.join("lists").display().to_string()),
+            ("Dir::Cache", folder.join("cache").display().to_string()),
+            ("APT::Sandbox::User", "root".into()),
+        ];
+        apt.args(options.map(|(name, value)| format!("-o{name}={value}")));
+        place::run(apt.arg("--quiet").args(words).current_dir(&*folder))
+    };
+    apt(&["update"])?;
+    apt(&["download", package])?;
+    let archive = find(&folder.0, &|path| path.extension().is_some_and(|extension| extension == "deb"))?;
+    place::run(Command::new("dpkg").arg("-x").arg(archive).arg(folder.join("unpacked")))?;
+    Ok(folder)
 }
 
 /// A Python with Kubernetes' own client.

@@ -91,6 +91,18 @@ pub struct Up {
 /// What holds for this node's pods.
 #[derive(Clone, Debug, clap::Args)]
 pub struct OfNode {
+    /// Socket of the container runtime, such as unix:///run/containerd/containerd.sock; the built-in one when not given.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub container_runtime_endpoint: Option<String>,
+    /// How long an ordinary call of a runtime behind a socket may take.
+    #[arg(long, default_value = "2m", value_name = "DURATION")]
+    pub runtime_request_timeout: String,
+    /// Where a runtime behind a socket finds which networks pods are in.
+    #[arg(long, default_value = "/etc/cni/net.d", value_name = "FOLDER")]
+    pub cni_conf_dir: PathBuf,
+    /// Where a runtime behind a socket finds the programs for that.
+    #[arg(long, default_value = "/opt/cni/bin", value_name = "FOLDER")]
+    pub cni_bin_dir: PathBuf,
     /// What pods may not have, for the cluster's own sake: cpu, memory, ephemeral-storage.
     #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
     pub kube_reserved: String,

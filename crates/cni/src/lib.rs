@@ -2,13 +2,14 @@
 //!
 //! A [`Network`] is what CNI calls a plugin: it connects a network namespace that the runtime made, tells the address
 //! it gave, and takes the connection away again. The built-in network implements it in process; the types are those of
-//! the CNI 1.1 JSON protocol, so that a foreign plugin can stand behind the same trait.
+//! the CNI 1.1 JSON protocol, so that a foreign plugin can stand behind the same trait; [`plugin`] is the protocol by which ours is a program.
 //!
 //! Architecture Invariant: nothing of netlink, of containers or of the API is known here.
 
 mod address;
 mod error;
 mod network;
+pub mod plugin;
 mod result;
 
 pub use address::{AddressFault, Cidr};

@@ -45,13 +45,13 @@ pub enum RuntimeEvent {
 }
 
 /// One subscription; see [`EventSender`].
-pub struct Events(broadcast::Receiver<ContainerEvent>);
+pub struct Events(broadcast::Receiver<RuntimeEvent>);
 
 impl Events {
     /// The next event; `None` once the runtime is gone. Cancel safe.
     pub async fn next(&mut self) -> Option<RuntimeEvent> {
         match self.0.recv().await {
-            Ok(event) => Some(RuntimeEvent::Container(event)),
+            Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Lagged(_)) => Some(RuntimeEvent::Missed),
             Err(broadcast::error::RecvError::Closed) => None,
         }
@@ -60,7 +60,7 @@ impl Events {
 
 /// A runtime's end of its event stream.
 #[derive(Clone, Debug)]
-pub struct EventSender(broadcast::Sender<ContainerEvent>);
+pub struct EventSender(broadcast::Sender<RuntimeEvent>);
 
 impl Default for EventSender {
     fn default() -> Self {
@@ -77,7 +77,12 @@ impl EventSender {
     /// Tells every subscriber.
     pub fn send(&self, event: ContainerEvent) {
         // With no subscriber there is nobody to tell.
-        drop(self.0.send(event));
+        drop(self.0.send(RuntimeEvent::Container(event)));
+    }
+
+    /// Tells every subscriber to list everything.
+    pub fn missed(&self) {
+        drop(self.0.send(RuntimeEvent::Missed));
     }
 }
 

@@ -1,16 +1,19 @@
 //! The contract with a container runtime, in the terms of Kubernetes' Container Runtime Interface v1.
 //!
 //! The structs are CRI's messages as plain Rust; where a message has more than a dozen fields, those that belong
-//! together are grouped. Streams (exec) are in-process pipes rather than CRI's URLs.
+//! together are grouped. Streams (exec) are in-process pipes rather than CRI's URLs. [`remote`] is a runtime behind CRI's socket.
 //!
 //! Architecture Invariant: nothing of the Kubernetes API is known here, and no runtime is preferred.
 
+pub mod beneath;
 pub mod container;
 pub mod error;
 pub mod event;
 pub mod exec;
 pub mod fake;
 pub mod image;
+pub mod reference;
+pub mod remote;
 pub mod sandbox;
 pub mod security;
 pub mod service;
@@ -33,7 +36,9 @@ pub use security::{
     Capability, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, MASKED_PATHS, NamespaceMode,
     NamespaceOption, READONLY_PATHS, RunAs, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
-pub use service::{ImageService, Runtime, RuntimeCondition, RuntimeService, RuntimeStatus, VersionResponse};
+pub use service::{
+    ImageService, Runtime, RuntimeCondition, RuntimeHandler, RuntimeService, RuntimeStatus, VersionResponse,
+};
 pub use stats::{ContainerStats, CpuUsage, MemoryUsage, PodSandboxStats};
 
 /// Labels or annotations.

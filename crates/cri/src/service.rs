@@ -41,6 +41,28 @@ pub struct RuntimeCondition {
 pub struct RuntimeStatus {
     /// Its parts.
     pub conditions: Vec<RuntimeCondition>,
+    /// What sandboxes may be run by, where it tells.
+    pub handlers: Vec<RuntimeHandler>,
+    /// Whether it knows how supplementary groups combine with the image's.
+    pub supplemental_groups_policy: bool,
+}
+
+/// One of the ways in which a runtime runs sandboxes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeHandler {
+    /// As a runtime class names it; empty is the default.
+    pub name: String,
+    /// Whether it can keep what is mounted below a read-only mount from being written, too.
+    pub recursive_read_only_mounts: bool,
+    /// Whether pods may have users of their own.
+    pub user_namespaces: bool,
+}
+
+impl RuntimeStatus {
+    /// Whether a handler, by its class's name, can keep what is mounted below a read-only mount from being written, too.
+    pub fn can_mount_recursively_read_only(&self, handler: &str) -> bool {
+        self.handlers.iter().any(|known| known.name == handler && known.recursive_read_only_mounts)
+    }
 }
 
 /// Sandboxes and containers. Every call is idempotent as CRI says; every future may be dropped at any time and leaves
@@ -62,8 +84,13 @@ pub trait RuntimeService: Send + Sync {
     /// The sandboxes asked for, oldest first.
     fn list_pod_sandbox(&self, filter: PodSandboxFilter) -> BoxFuture<'_, Result<Vec<PodSandbox>>>;
 
-    /// Prepares a container in a sandbox; answers its id. Its image must be present.
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, config: ContainerConfig) -> BoxFuture<'a, Result<String>>;
+    /// Prepares a container in a sandbox, which was asked for as `sandbox` says; answers its id. Its image must be present.
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        config: ContainerConfig,
+        sandbox: &'a PodSandboxConfig,
+    ) -> BoxFuture<'a, Result<String>>;
     /// Starts a created container. On failure its state is `Exited` with reason `StartError` and exit code 128.
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
     /// Asks a container to end and kills it after `timeout`; answers when it has ended. A missing one is success.

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::runtime::image::ImageStore;
+use ::runtime::{BuiltIn, RuntimeOptions};
 use anyhow::{Context as _, bail};
 use cni::Cidr;
-use cri::RuntimeService as _;
+use cri::Runtime;
 use net::{CleanupOptions, Names};
-use runtime::image::ImageStore;
-use runtime::{BuiltIn, RuntimeOptions};
+use stdx::TaskTree;
 
 use crate::dataplane;
 use crate::paths::Paths;
+use crate::runtime::Elsewhere;
 
 /// How long `up` may take to end.
 const END: Duration = Duration::from_secs(15);
@@ -30,7 +32,11 @@ pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
     end_up(&paths).await?;
     let pod_cidr = pod_cidr(&paths)?;
     paths.create()?;
-    remove_pods(&paths, pod_cidr).await?;
+    match Elsewhere::recall(&paths) {
+        Some(elsewhere) => remove_pods_elsewhere(&paths, &elsewhere).await?,
+        None => remove_pods(&paths, pod_cidr).await?,
+    }
+    remove_cgroups(Path::new("/sys/fs/cgroup"), paths.cgroup())?;
     dataplane::stop(&paths).await?;
     let cleanup =
         CleanupOptions { names: Names::default(), pod_cidr, state_directory: paths.network_state(), netns: None };
@@ -80,20 +86,40 @@ async fn remove_pods(paths: &Paths, pod_cidr: Cidr) -> anyhow::Result<()> {
     let images = ImageStore::open(&paths.images())?;
     let options = RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images));
     let runtime = BuiltIn::open(options).await.context("open the container runtime")?;
+    end_pods(&runtime).await?;
+    runtime.gc().await?;
+    Ok(())
+}
+
+/// The same, with a runtime behind a socket. Others' pods it may have stay: ours bear the labels of an agent's.
+async fn remove_pods_elsewhere(paths: &Paths, elsewhere: &Elsewhere) -> anyhow::Result<()> {
+    let tasks = TaskTree::default();
+    let runtime = elsewhere.reopen(paths, &tasks).await?;
+    end_pods(&runtime).await?;
+    elsewhere.folders().remove()?;
+    if tasks.drain(END).await.is_err() {
+        tracing::warn!("the runtime's events do not end");
+    }
+    Ok(())
+}
+
+/// Ends and removes everything that an agent made.
+async fn end_pods(runtime: &dyn Runtime) -> anyhow::Result<()> {
+    let is_pods = |labels: &cri::StringMap| labels.contains_key(node::pod::seen::POD_UID);
     // All at once: what does not listen takes the whole grace period.
     let containers = runtime.list_containers(cri::ContainerFilter::default()).await?;
-    let stops = containers.iter().map(|container| async {
+    let stops = containers.iter().filter(|container| is_pods(&container.labels)).map(|container| async {
         if let Err(error) = runtime.stop_container(&container.id, GRACE).await {
             tracing::warn!(%error, container = container.id, "container not stopped");
         }
     });
     futures_util::future::join_all(stops).await;
-    for sandbox in runtime.list_pod_sandbox(cri::PodSandboxFilter::default()).await? {
+    let sandboxes = runtime.list_pod_sandbox(cri::PodSandboxFilter::default()).await?;
+    for sandbox in sandboxes.iter().filter(|sandbox| is_pods(&sandbox.labels)) {
         runtime.stop_pod_sandbox(&sandbox.id).await?;
         runtime.remove_pod_sandbox(&sandbox.id).await?;
     }
-    runtime.gc().await?;
-    remove_cgroups(Path::new("/sys/fs/cgroup"), paths.cgroup())
+    Ok(())
 }
 
 /// Removes the groups of pods: all that the agent made lies below one group of each hierarchy.

@@ -1,10 +1,11 @@
 //! `isopod image`: the images of a cluster's node, whether or not it runs.
 
-use anyhow::Context as _;
+use ::runtime::image::{ImageStore, LoadOptions};
+use anyhow::{Context as _, bail};
 use cli::args::{Image, Place};
-use runtime::image::{ImageStore, LoadOptions};
 
 use crate::paths::Paths;
+use crate::runtime::Elsewhere;
 
 /// Loads, lists or removes.
 pub fn run(image: &Image) -> anyhow::Result<()> {
@@ -37,6 +38,12 @@ pub fn run(image: &Image) -> anyhow::Result<()> {
 
 fn open(place: &Place) -> anyhow::Result<ImageStore> {
     let paths = Paths::new(&place.data_dir)?;
+    if let Some(elsewhere) = Elsewhere::recall(&paths) {
+        let endpoint = &elsewhere.endpoint;
+        bail!(
+            "this cluster's images are those of the runtime at {endpoint}: with containerd, `ctr --namespace k8s.io images` shows and imports them"
+        );
+    }
     Ok(ImageStore::open(&paths.images())?)
 }
 

@@ -1,5 +1,6 @@
 //! The isopod binary: parses arguments, composes components, drains on shutdown.
 
+mod cni;
 mod control;
 mod dataplane;
 mod dialer;
@@ -10,6 +11,7 @@ mod paths;
 mod preflight;
 mod roles;
 mod routes;
+mod runtime;
 mod token;
 mod up;
 mod why;
@@ -22,6 +24,9 @@ use cli::{Args, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Some(invocation) = cni::called() {
+        return cni::plugin(&invocation);
+    }
     let args = Args::parse();
     small_pages();
     start_log(&args.command);

@@ -25,8 +25,6 @@ use node::volume::Roots;
 use node::{Agent, Options, evict};
 use pki::identity::ClientVerifier;
 use resources::{AnyResource, Rules, Writer};
-use runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
-use runtime::{BuiltIn, RuntimeOptions};
 use stdx::TaskTree;
 use tokio::signal::unix::{SignalKind, signal};
 use wire::tls::{ClientCertificates, ServerTls};
@@ -36,6 +34,7 @@ use crate::control::ControlPlane;
 use crate::machine::{DOMAIN, Settings};
 use crate::paths::Paths;
 use crate::routes::{self, NodeRules};
+use crate::runtime::Elsewhere;
 use crate::{dataplane, preflight, roles, token};
 
 /// How long components may take to end.
@@ -135,7 +134,7 @@ async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &T
     .await
     .context("make the pod network")?;
     let control = ControlPlane::start(paths, settings, tasks).await?;
-    remember(paths, settings)?;
+    remember(up, paths, settings)?;
     println!("the API answers at https://127.0.0.1:{}", settings.port);
     let client = control.master("isopod");
     routes::publish_dns(&client, settings).await?;
@@ -156,9 +155,10 @@ async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &T
 }
 
 /// Writes what `down` has to know.
-fn remember(paths: &Paths, settings: &Settings) -> anyhow::Result<()> {
-    let text = serde_json::json!({"version": 1, "podCidr": settings.pod_cidr.to_string()}).to_string();
-    pki::files::write_private(&paths.settings(), &text)?;
+fn remember(up: &cli::args::Up, paths: &Paths, settings: &Settings) -> anyhow::Result<()> {
+    let runtime = Elsewhere::chosen(&up.node).map(|elsewhere| elsewhere.remembered());
+    let text = serde_json::json!({"version": 1, "podCidr": settings.pod_cidr.to_string(), "runtime": runtime});
+    pki::files::write_private(&paths.settings(), &text.to_string())?;
     Ok(())
 }
 
@@ -173,11 +173,7 @@ async fn start_node(
     if let Some(name) = up.node.allowed_unsafe_sysctls.iter().find(|name| !node::admit::machine::is_namespaced(name)) {
         anyhow::bail!("the sysctl {name:?} is not known to be namespaced: it would change the whole machine");
     }
-    let images = ImageStore::open_with(&paths.images(), image_options(up)?)?;
-    let runtime =
-        BuiltIn::open(RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), Arc::new(images)))
-            .await
-            .context("start the container runtime")?;
+    let runtime = crate::runtime::open(up, settings, paths, network, tasks).await?;
     let user = apiserver::User::node(&settings.node_name);
     let client = Client::new(control.server.in_process(user), "kubelet");
     let gate = gate(control, client.clone(), settings)?;
@@ -201,7 +197,7 @@ async fn start_node(
     let machine = Machine::read(paths.data(), &format!("v1.36.0+isopod.{}", env!("CARGO_PKG_VERSION")))?;
     let options = Options {
         client,
-        runtime: Arc::new(runtime),
+        runtime,
         rules: Arc::new(NodeRules(feed)),
         facts: node_facts(up, settings, paths, &machine),
         registration: Registration {
@@ -367,19 +363,6 @@ async fn serve_agent(
         }
     });
     Ok(())
-}
-
-/// Registries as the options say.
-fn image_options(up: &cli::args::Up) -> anyhow::Result<ImageOptions> {
-    let mut registries = RegistryConfig::default();
-    for host in &up.insecure_registry {
-        registries.hosts.insert(host.clone(), HostConfig { plain_http: true, ..HostConfig::default() });
-    }
-    for pair in &up.registry_ca {
-        let (host, file) = pair.split_once('=').with_context(|| format!("--registry-ca {pair:?} is not HOST=FILE"))?;
-        registries.hosts.insert(host.to_owned(), HostConfig { ca_file: Some(file.into()), ..HostConfig::default() });
-    }
-    Ok(ImageOptions { registries, ..ImageOptions::default() })
 }
 
 impl Cluster {

@@ -13,6 +13,7 @@ pub mod dataplane;
 pub mod dns;
 pub mod feed;
 pub mod input;
+pub mod loopback;
 pub mod rules;
 
 mod checkpoint;

@@ -16,7 +16,8 @@ use crate::pod::{spec, uid};
 /// Controllers of version 1 that pods have groups in.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
 /// Other hierarchies in which containers get a group below the pod's.
-const OTHERS: [&str; 4] = ["devices", "freezer", "blkio", "systemd"];
+const OTHERS: [&str; 9] =
+    ["devices", "freezer", "blkio", "systemd", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma"];
 
 /// The control groups of the machine.
 #[derive(Clone, Debug)]

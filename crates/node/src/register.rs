@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use api::value::to_value;
 use client::{ClientError, PatchKind, Target};
-use cri::Runtime;
+use cri::{Runtime, RuntimeCondition, RuntimeStatus};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use reconcile::plan::kinds::NODES;
@@ -213,11 +213,19 @@ impl Registration {
         let short = evict::pressure(&self.reserved.thresholds, &Room::read(&machine.disk));
         let pressure = context.pressure.lock().expect("no holder of this lock panics").see(short, mono());
         let version = runtime.version().await.unwrap_or_default();
+        let runtime_status = runtime.status().await;
+        if let Err(error) = &runtime_status {
+            tracing::warn!(%error, "container runtime is down");
+        }
+        let told_status = runtime_status.as_ref().ok();
         let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
         NodeStatus {
             capacity: Some(self.reserved.capacity(machine.capacity())),
             allocatable: Some(self.reserved.allocatable(machine.capacity())),
-            conditions: Some(conditions(runtime, pressure, before).await),
+            conditions: Some(conditions(told_status, pressure, before)),
+            features: told_status
+                .map(|status| NodeFeatures { supplemental_groups_policy: Some(status.supplemental_groups_policy) }),
+            runtime_handlers: told_status.map(handlers),
             addresses: Some(vec![
                 address("InternalIP", self.address.to_string()),
                 address("Hostname", self.name.clone()),
@@ -287,29 +295,43 @@ fn go_arch() -> &'static str {
     }
 }
 
-async fn conditions(runtime: &dyn Runtime, pressure: Pressure, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
-    let broken: Vec<String> = match runtime.status().await {
-        Ok(status) => status
-            .conditions
-            .into_iter()
-            .filter(|condition| !condition.status)
-            .map(|condition| {
-                format!(
-                    "container {} not ready: {}={} reason:{} message:{}",
-                    condition.condition_type,
-                    condition.condition_type,
-                    condition.status,
-                    condition.reason,
-                    condition.message
-                )
-            })
-            .collect(),
-        Err(error) => vec![format!("container runtime is down: {error}")],
+/// Why pods cannot run; nothing when they can. Upstream: `runtimeState.runtimeErrors` and `networkErrors`.
+fn broken(runtime: Option<&RuntimeStatus>) -> Vec<String> {
+    let Some(runtime) = runtime else { return vec!["container runtime is down".into()] };
+    let about = |kind: &str| {
+        let found = runtime.conditions.iter().find(|condition| condition.condition_type == kind);
+        let what = if kind == "NetworkReady" { "container runtime network" } else { "container runtime" };
+        match found {
+            Some(condition) if condition.status => None,
+            Some(RuntimeCondition { condition_type, status, reason, message }) => {
+                Some(format!("{what} not ready: {condition_type}={status} reason:{reason} message:{message}"))
+            }
+            None => Some(format!("{what} not ready: <nil>")),
+        }
     };
+    ["RuntimeReady", "NetworkReady"].into_iter().filter_map(about).collect()
+}
+
+/// Upstream: `updateRuntimeHandlers`.
+fn handlers(status: &RuntimeStatus) -> Vec<NodeRuntimeHandler> {
+    let handler = |handler: &cri::RuntimeHandler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
+        }),
+    };
+    status.handlers.iter().map(handler).collect()
+}
+
+fn conditions(runtime: Option<&RuntimeStatus>, pressure: Pressure, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
+    let broken = broken(runtime);
     let ready = if broken.is_empty() {
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned())
     } else {
-        ("Ready", "False", "KubeletNotReady", broken.join(", "))
+        // As Go prints one error, and several.
+        let told = if broken.len() == 1 { broken.concat() } else { format!("[{}]", broken.join(", ")) };
+        ("Ready", "False", "KubeletNotReady", told)
     };
     let told = |kind: &'static str, short: bool, words: [(&'static str, &str); 2]| {
         let (reason, message) = words[usize::from(short)];
@@ -453,6 +475,31 @@ mod tests {
     fn check(before: Option<&NodeStatus>, now: &NodeStatus, expected: &[&str]) {
         let reasons: Vec<&str> = news("n", before, now).into_iter().map(|(_, reason, _)| reason).collect();
         assert_eq!(reasons, expected);
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_ready_says_what_of_it() {
+        let condition = |kind: &str, status, message: &str| RuntimeCondition {
+            condition_type: kind.into(),
+            status,
+            reason: if status { String::new() } else { "NetworkPluginNotReady".into() },
+            message: message.into(),
+        };
+        let status = |network| RuntimeStatus {
+            conditions: vec![condition("RuntimeReady", true, ""), network],
+            ..RuntimeStatus::default()
+        };
+        assert!(broken(Some(&status(condition("NetworkReady", true, "")))).is_empty());
+        let missing =
+            status(condition("NetworkReady", false, "Network plugin returns error: cni plugin not initialized"));
+        assert_eq!(
+            broken(Some(&missing)),
+            ["container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                message:Network plugin returns error: cni plugin not initialized"]
+        );
+        assert_eq!(broken(None), ["container runtime is down"]);
+        let ready = conditions(None, Pressure::default(), None).pop().unwrap();
+        assert_eq!((ready.status.as_str(), ready.message.as_deref()), ("False", Some("container runtime is down")));
     }
 
     #[test]

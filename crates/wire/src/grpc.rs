@@ -1,10 +1,10 @@
-//! gRPC calls with one message each way, over HTTP/2. Nothing of any one service.
+//! gRPC calls with one message to the server and one or many back, over HTTP/2. Nothing of any one service.
 
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 
 use crate::client::{Client, ClientError};
@@ -17,9 +17,18 @@ const PREFIX: usize = 5;
 pub const UNIMPLEMENTED: u32 = 12;
 /// The code of a call that took too long.
 pub const DEADLINE_EXCEEDED: u32 = 4;
+/// The code of a call that can never succeed as it is.
+pub const INVALID_ARGUMENT: u32 = 3;
+/// The code of a call about what is not there.
+pub const NOT_FOUND: u32 = 5;
+/// The code of a call that makes what is there already.
+pub const ALREADY_EXISTS: u32 = 6;
+/// The code of a call about what is not in the state for it.
+pub const FAILED_PRECONDITION: u32 = 9;
+/// The code of a server that does not answer now.
+pub const UNAVAILABLE: u32 = 14;
 const UNKNOWN: u32 = 2;
 const INTERNAL: u32 = 13;
-const UNAVAILABLE: u32 = 14;
 const CODES: [&str; 17] = [
     "OK",
     "Canceled",
@@ -76,22 +85,7 @@ pub async fn unary(
     message: &[u8],
     (limit, timeout): (usize, Duration),
 ) -> Result<Bytes, GrpcError> {
-    let uri = format!("http://{authority}{path}");
-    let mut request = Request::post(&uri)
-        .body(Body::from(framed(message)))
-        .map_err(|_| GrpcError::Client(ClientError::Uri { uri: uri.clone() }))?;
-    let headers = request.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(TE, HeaderValue::from_static("trailers"));
-    headers.insert(USER_AGENT, HeaderValue::from_static("isopod"));
-    if let Ok(text) = HeaderValue::from_str(&format!("{}m", timeout.as_millis().min(99_999_999))) {
-        headers.insert("grpc-timeout", text);
-    }
-    let response = client.send(request).await?;
-    if response.status() != StatusCode::OK {
-        let message = format!("unexpected HTTP status code received from server: {}", response.status());
-        return Err(GrpcError::Status { code: of_http(response.status()), message });
-    }
+    let response = call(client, authority, path, message, Some(timeout)).await?;
     // An answer without a message has its status among the headers.
     status(response.headers()).transpose()?;
     let (data, trailers) = whole(response.into_body(), limit).await?;
@@ -100,6 +94,95 @@ pub async fn unary(
         None => return Err(refused(INTERNAL, "server closed the stream without sending trailers")),
     }
     unframed(&data)
+}
+
+/// Calls `path` at `authority` and answers once the server has begun to; each of its messages has at most `limit` bytes.
+///
+/// # Errors
+/// When there is no connection, or the server's status is not OK.
+pub async fn server_stream(
+    client: &Client,
+    authority: &str,
+    path: &str,
+    message: &[u8],
+    limit: usize,
+) -> Result<Messages, GrpcError> {
+    let response = call(client, authority, path, message, None).await?;
+    status(response.headers()).transpose()?;
+    Ok(Messages { body: response.into_body(), data: BytesMut::new(), limit })
+}
+
+/// The messages of a server that sends many.
+pub struct Messages {
+    body: Body,
+    data: BytesMut,
+    limit: usize,
+}
+
+impl Messages {
+    /// The next message; `None` when the server has ended with status OK. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection broke, the message is too long, or the server ended with another status.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, GrpcError> {
+        loop {
+            if let Some(length) = self.whole()? {
+                let frame = self.data.split_to(PREFIX + length).freeze();
+                return unframed(&frame).map(Some);
+            }
+            let Some(frame) = self.body.frame().await else {
+                return Err(refused(INTERNAL, "server closed the stream without sending trailers"));
+            };
+            match frame?.into_data() {
+                Ok(bytes) => self.data.extend_from_slice(&bytes),
+                Err(frame) => {
+                    if let Some(ended) = frame.into_trailers().ok().as_ref().and_then(status) {
+                        return ended.map(|()| None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The length of the next message, once all of it is there.
+    fn whole(&self) -> Result<Option<usize>, GrpcError> {
+        let Some(head) = self.data.get(1..PREFIX) else { return Ok(None) };
+        let length = u32::from_be_bytes(head.try_into().expect("four bytes were taken"));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > self.limit {
+            return Err(GrpcError::Body(BodyError::TooLarge { limit: self.limit }));
+        }
+        Ok((self.data.len() - PREFIX >= length).then_some(length))
+    }
+}
+
+/// Sends the request; the response, whose HTTP status is good.
+async fn call(
+    client: &Client,
+    authority: &str,
+    path: &str,
+    message: &[u8],
+    timeout: Option<Duration>,
+) -> Result<Response<Body>, GrpcError> {
+    let uri = format!("http://{authority}{path}");
+    let mut request = Request::post(&uri)
+        .body(Body::from(framed(message)))
+        .map_err(|_| GrpcError::Client(ClientError::Uri { uri: uri.clone() }))?;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(USER_AGENT, HeaderValue::from_static("isopod"));
+    if let Some(timeout) = timeout
+        && let Ok(text) = HeaderValue::from_str(&format!("{}m", timeout.as_millis().min(99_999_999)))
+    {
+        headers.insert("grpc-timeout", text);
+    }
+    let response = client.send(request).await?;
+    if response.status() != StatusCode::OK {
+        let message = format!("unexpected HTTP status code received from server: {}", response.status());
+        return Err(GrpcError::Status { code: of_http(response.status()), message });
+    }
+    Ok(response)
 }
 
 fn framed(message: &[u8]) -> Bytes {
@@ -184,7 +267,6 @@ fn of_http(status: StatusCode) -> u32 {
 mod tests {
     use std::convert::Infallible;
 
-    use http::Response;
     use http_body::Frame;
     use http_body_util::StreamBody;
     use hyper::server::conn::http2;
@@ -196,11 +278,11 @@ mod tests {
     use crate::client::Protocols;
     use crate::rt::TaskExecutor;
 
-    /// A server that answers one call with these frames; what the client made of it.
-    async fn answered(headers: HeaderMap, frames: Vec<Frame<Bytes>>) -> Result<Bytes, GrpcError> {
+    /// A server that answers one call with these frames: where it is.
+    async fn server(headers: HeaderMap, frames: Vec<Frame<Bytes>>) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = stdx::spawn(async move {
+        drop(stdx::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let service = service_fn(move |_| {
                 let frames: Vec<Result<Frame<Bytes>, Infallible>> = frames
@@ -216,12 +298,35 @@ mod tests {
                 async move { Ok::<_, Infallible>(response) }
             });
             drop(http2::Builder::new(TaskExecutor).serve_connection(TokioIo::new(stream), service).await);
-        });
-        let client = Client::new(ClientOptions { protocols: Protocols::Http2, ..ClientOptions::default() });
-        let answer = unary(&client, &address.to_string(), "/a.B/C", b"ask", (100, Duration::from_secs(5))).await;
-        drop(client);
-        drop(server);
-        answer
+        }));
+        address.to_string()
+    }
+
+    fn client() -> Client {
+        Client::new(ClientOptions { protocols: Protocols::Http2, ..ClientOptions::default() })
+    }
+
+    /// What becomes of a call that is answered with these frames.
+    async fn answered(headers: HeaderMap, frames: Vec<Frame<Bytes>>) -> Result<Bytes, GrpcError> {
+        let address = server(headers, frames).await;
+        unary(&client(), &address, "/a.B/C", b"ask", (100, Duration::from_secs(5))).await
+    }
+
+    #[tokio::test]
+    async fn messages_come_one_by_one_however_they_are_cut() {
+        let pieces: [&'static [u8]; 3] = [&[0, 0, 0, 0, 1, 7, 0, 0], &[0, 0, 2, 8], &[9]];
+        let mut frames: Vec<Frame<Bytes>> = pieces.into_iter().map(|piece| Frame::data(Bytes::from(piece))).collect();
+        frames.push(Frame::trailers(trailers(&[("grpc-status", "0")])));
+        let stream = async |frames, limit| {
+            let address = server(HeaderMap::new(), frames).await;
+            server_stream(&client(), &address, "/a.B/C", b"ask", limit).await.unwrap()
+        };
+        let mut messages = stream(frames, 2).await;
+        assert_eq!(messages.next().await.unwrap().unwrap(), [7_u8].as_slice());
+        assert_eq!(messages.next().await.unwrap().unwrap(), [8_u8, 9].as_slice());
+        assert_eq!(messages.next().await.unwrap(), None);
+        let long = vec![Frame::data(Bytes::from_static(&[0, 0, 0, 0, 3, 1, 2, 3]))];
+        assert!(matches!(stream(long, 2).await.next().await, Err(GrpcError::Body(BodyError::TooLarge { limit: 2 }))));
     }
 
     fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

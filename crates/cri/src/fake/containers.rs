@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::event::{ContainerEventType, Events, RuntimeEvent};
 use crate::exec::{AttachRequest, Duplex, ExecRequest, ExecSession, ExecSyncResponse};
 use crate::sandbox::{PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState, PodSandboxStatus};
-use crate::service::{RuntimeCondition, RuntimeService, RuntimeStatus, VersionResponse};
+use crate::service::{RuntimeCondition, RuntimeHandler, RuntimeService, RuntimeStatus, VersionResponse};
 use crate::stats::{ContainerStats, PodSandboxStats};
 
 impl FakeRuntime {
@@ -225,7 +225,11 @@ impl RuntimeService for FakeRuntime {
             status: true,
             ..RuntimeCondition::default()
         };
-        let status = RuntimeStatus { conditions: vec![condition("RuntimeReady"), condition("NetworkReady")] };
+        let status = RuntimeStatus {
+            conditions: vec![condition("RuntimeReady"), condition("NetworkReady")],
+            handlers: vec![RuntimeHandler { recursive_read_only_mounts: true, ..RuntimeHandler::default() }],
+            supplemental_groups_policy: true,
+        };
         Box::pin(async move {
             self.call("status", "")?;
             Ok(status)
@@ -252,7 +256,12 @@ impl RuntimeService for FakeRuntime {
         Box::pin(async move { Ok(self.sandboxes(&filter)) })
     }
 
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, config: ContainerConfig) -> BoxFuture<'a, Result<String>> {
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        config: ContainerConfig,
+        _sandbox: &'a PodSandboxConfig,
+    ) -> BoxFuture<'a, Result<String>> {
         Box::pin(self.create(sandbox_id, config))
     }
 

@@ -222,7 +222,7 @@ mod tests {
             image: ImageSpec::named("app"),
             ..ContainerConfig::default()
         };
-        let id = runtime.create_container(&sandbox, config).await.unwrap();
+        let id = runtime.create_container(&sandbox, config, &PodSandboxConfig::default()).await.unwrap();
         runtime.start_container(&id).await.unwrap();
         id
     }
@@ -274,7 +274,7 @@ mod tests {
         let sandbox = runtime.container_status(&id).await.unwrap().pod_sandbox_id;
         runtime.fail_next("start_container", Error::Internal("no such program".into()));
         let config = ContainerConfig { image: ImageSpec::named("app"), ..ContainerConfig::default() };
-        let id = runtime.create_container(&sandbox, config).await.unwrap();
+        let id = runtime.create_container(&sandbox, config, &PodSandboxConfig::default()).await.unwrap();
         assert_eq!(runtime.start_container(&id).await, Err(Error::Internal("no such program".into())));
         let status = runtime.container_status(&id).await.unwrap();
         assert_eq!(

@@ -205,7 +205,10 @@ impl View<'_> {
         }
         status.restart_count = i32::try_from(newest.metadata.attempt).unwrap_or(i32::MAX);
         status.container_id = Some(self.id(newest));
-        status.image = newest.image.spec.user_specified_image.clone();
+        // Older runtimes do not remember how it was written.
+        let spec = &newest.image.spec;
+        let written = !spec.user_specified_image.is_empty();
+        status.image = if written { &spec.user_specified_image } else { &spec.image }.clone();
         status.image_id = newest.image.image_ref.clone();
         let before = self.seen.before(newest).filter(|before| before.state == State::Exited);
         status.last_state = before

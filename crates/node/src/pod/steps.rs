@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::ClientError;
-use cri::{ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PullFailure, PullImageRequest};
+use cri::{
+    ContainerConfig, ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PodSandboxStatus, PullFailure,
+    PullImageRequest,
+};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use reconcile::Severity;
 
@@ -253,8 +256,9 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
         Ok(images) => images,
         Err(went) => return went,
     };
-    let mounts = match mounts(context, subject, container, attempt, &envs, &images) {
-        Ok(mounts) => mounts,
+    let mounts = mounts(context, subject, container, attempt, &envs, &images);
+    let mounts = match mounts.map(|mounts| as_possible(context, container, &sandbox.runtime_handler, mounts)) {
+        Ok(mounts) => mounts.await,
         Err(message) => return wait("CreateContainerConfigError", message),
     };
     if let Err(message) = not_root(context, pod, container).await {
@@ -262,20 +266,10 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     }
     let memory_request = crate::resize::memory_request(container);
     let started = Effect::Started { name: name.to_owned(), again, environment: envs.clone(), memory_request };
-    let mut config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
-    match target(subject, name) {
-        Ok(Some(id)) if config.linux.security_context.namespace_options.pid == NamespaceMode::Container => {
-            config.linux.security_context.namespace_options.pid = NamespaceMode::Target(id);
-        }
-        Ok(_) => {}
-        Err(message) => return wait("CreateContainerConfigError", message),
-    }
-    let id = match context.runtime.create_container(&sandbox.id, config).await {
+    let config = create::container(pod, container, Parts { attempt, envs, mounts, image_ref }, &context.facts);
+    let id = match made(context, subject, container, sandbox, config).await {
         Ok(id) => id,
-        Err(error) => {
-            let (reason, message) = not_created(container, &error);
-            return wait(reason, message);
-        }
+        Err((reason, message)) => return wait(reason, message),
     };
     let field = field_of(pod, name);
     context.tell(pod, &field, Severity::Normal, "Created", "Container created".into());
@@ -287,6 +281,30 @@ async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -
     context.tell(pod, &field, Severity::Normal, "Started", "Container started".into());
     after_start(context, subject, container, &id).await;
     Went::Well(started)
+}
+
+/// Makes a container in its sandbox; its id, or why not.
+async fn made(
+    context: &Context,
+    subject: &Subject,
+    container: &Container,
+    sandbox: &PodSandboxStatus,
+    mut config: ContainerConfig,
+) -> Result<String, (&'static str, String)> {
+    let unclear = |message: String| ("CreateContainerConfigError", message);
+    match target(subject, &container.name).map_err(unclear)? {
+        Some(id) if config.linux.security_context.namespace_options.pid == NamespaceMode::Container => {
+            config.linux.security_context.namespace_options.pid = NamespaceMode::Target(id);
+        }
+        _ => {}
+    }
+    // Containers are asked for with their sandbox as it was asked for; the handler is a matter of the sandbox alone.
+    let pod = &*subject.pod;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: "" };
+    let of_sandbox = create::sandbox(pod, sandbox.metadata.attempt, parts, &context.facts);
+    let of_sandbox = of_sandbox.map_err(|error| unclear(error.to_string()))?;
+    let made = context.runtime.create_container(&sandbox.id, config, &of_sandbox).await;
+    made.map_err(|error| not_created(container, &error))
 }
 
 /// The container whose processes an ephemeral one asked to see, by id.
@@ -493,6 +511,24 @@ fn go_took(took: Duration) -> String {
     } else {
         format!("{:.3}s", took.as_secs_f64())
     }
+}
+
+/// The mounts without what was asked for only if it is possible, where it is not. Upstream: `resolveRecursiveReadOnly`.
+async fn as_possible(context: &Context, container: &Container, handler: &str, mut mounts: Vec<Mount>) -> Vec<Mount> {
+    let volumes = container.volume_mounts.iter().flatten();
+    let optional: Vec<&str> = volumes
+        .filter(|mount| mount.recursive_read_only.as_deref() == Some("IfPossible"))
+        .map(|mount| mount.mount_path.as_str())
+        .collect();
+    let optional = |mount: &Mount| mount.recursive_read_only && optional.contains(&mount.container_path.as_str());
+    if mounts.iter().any(optional) {
+        // A runtime that does not answer will not make the container either.
+        let status = context.runtime.status().await.unwrap_or_default();
+        if !status.can_mount_recursively_read_only(handler) {
+            mounts.iter_mut().filter(|mount| optional(mount)).for_each(|mount| mount.recursive_read_only = false);
+        }
+    }
+    mounts
 }
 
 /// Volumes, and the files the agent keeps for every container.

@@ -28,7 +28,12 @@ impl Pod {
     /// Joins a pair of streams with a connection to a port, until either ends.
     async fn forward(&self, port: u16, input: Input, mut data: Output, mut error: Output) {
         match self.runtime.port_forward(&self.sandbox_id, port).await {
-            Ok(connection) => session::relay(connection, input, &mut data).await,
+            Ok(connection) => {
+                if let Err(why) = session::relay(connection, input, &mut data).await {
+                    // A client that is gone is not told.
+                    drop(error.write(why.to_string().into()).await);
+                }
+            }
             Err(why) => {
                 let why = format!("error forwarding port {port} to pod {}, uid : {why}", self.sandbox_id);
                 // A client that is gone is not told.

@@ -167,18 +167,24 @@ fn last_size(text: &mut BytesMut) -> Option<TerminalSize> {
     size
 }
 
-/// Joins a client's data with a connection: each direction ends by itself.
-pub async fn relay<C: AsyncRead + AsyncWrite>(connection: C, mut input: Input, output: &mut Output) {
+/// Joins a client's data with a connection: each direction ends by itself. What goes wrong at the connection's other end is an
+/// error in words; that it just breaks is an end.
+pub async fn relay<C: AsyncRead + AsyncWrite>(
+    connection: C,
+    mut input: Input,
+    output: &mut Output,
+) -> std::io::Result<()> {
     let (mut reading, mut writing) = tokio::io::split(connection);
     let outgoing = async {
         let mut buffer = BytesMut::new();
         loop {
             buffer.reserve(CHUNK_BYTES);
             match reading.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::Other => return Err(error),
+                Ok(0) | Err(_) => return Ok(()),
                 Ok(_) => {
                     if output.write(Bytes::from(buffer.split())).await == Err(Gone) {
-                        break;
+                        return Ok(());
                     }
                 }
             }
@@ -195,8 +201,8 @@ pub async fn relay<C: AsyncRead + AsyncWrite>(connection: C, mut input: Input, o
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = outgoing => {}
-        () = incoming => {}
+        ended = outgoing => ended,
+        () = incoming => Ok(()),
     }
 }
 

@@ -1,13 +1,11 @@
 //! Files that the runtime makes for pods: names, resolver, sources of mounts.
 
-use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use cri::{DnsConfig, Mount, MountPropagation};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, fstat, mkdirat, openat, openat2, statx};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 /// The names of a pod's files and where containers see them.
 pub(super) const FILES: [(&str, &str); 3] =
@@ -55,13 +53,7 @@ pub(super) fn prepare_mount(mount: &Mount) -> io::Result<()> {
     if mount.sub_path.is_empty() {
         return Ok(());
     }
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let base = openat(CWD, &mount.host_path, flags | OFlags::DIRECTORY, Mode::empty())?;
-    if open_beneath(&base, Path::new(&mount.sub_path), flags).is_ok() {
-        return Ok(());
-    }
-    let mode = Mode::from_raw_mode(fstat(&base)?.st_mode & 0o7777);
-    make_beneath(base, Path::new(&mount.sub_path), mode)
+    cri::beneath::made(Path::new(&mount.host_path), Path::new(&mount.sub_path)).map(drop)
 }
 
 /// Refuses what could not be seen on the other side, in containerd's words.
@@ -81,32 +73,6 @@ fn check_propagation(mount: &Mount) -> io::Result<()> {
     let point = line.split(' ').nth(4).unwrap_or_default();
     let path = &mount.host_path;
     Err(io::Error::other(format!("path {path:?} is mounted on {point:?} but it is not a {what} mount")))
-}
-
-fn open_beneath(base: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(base, path, flags, Mode::empty(), resolve)?)
-}
-
-/// Makes `path` with its parents below `base`, never leaving it.
-fn make_beneath(base: OwnedFd, path: &Path, mode: Mode) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut prefix = std::path::PathBuf::new();
-    for component in path.components() {
-        let name: &OsStr = match component {
-            Component::Normal(name) => name,
-            Component::CurDir => continue,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "path leaves its volume")),
-        };
-        let parent = open_beneath(&base, if prefix.as_os_str().is_empty() { Path::new(".") } else { &prefix }, flags)?;
-        prefix.push(name);
-        match mkdirat(&parent, name, mode) {
-            Ok(()) => drop(open_beneath(&base, &prefix, flags)?),
-            Err(rustix::io::Errno::EXIST) => drop(open_beneath(&base, &prefix, flags)?),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const OOM_SCORE_ADJ: i32 = -998;
 /// Size of a pod's `/dev/shm`, as upstream.
 const SHM_BYTES: u64 = 64 << 20;
 /// The names that this runtime goes by; empty is the default.
-const HANDLERS: [&str; 2] = ["", "isopod"];
+pub(super) const HANDLERS: [&str; 2] = ["", "isopod"];
 /// Kernel parameters of a pod with a network of its own: as in containerd, low ports and pings need no privilege.
 const SYSCTLS: [(&str, &str); 2] =
     [("net/ipv4/ip_unprivileged_port_start", "0"), ("net/ipv4/ping_group_range", "0 2147483647")];

@@ -5,12 +5,12 @@ use std::time::Duration;
 use cri::{
     AttachRequest, Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatus, Duplex, Error, Events,
     ExecRequest, ExecSession, ExecSyncResponse, LinuxContainerResources, PodSandbox, PodSandboxConfig,
-    PodSandboxFilter, PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeService, RuntimeStatus,
-    VersionResponse,
+    PodSandboxFilter, PodSandboxStats, PodSandboxStatus, Result, RuntimeCondition, RuntimeHandler, RuntimeService,
+    RuntimeStatus, VersionResponse,
 };
 use stdx::BoxFuture;
 
-use super::sandbox::chain;
+use super::sandbox::{HANDLERS, chain};
 use super::{BuiltIn, blocking, lock, to_the_end, view};
 
 impl BuiltIn {
@@ -47,6 +47,10 @@ impl BuiltIn {
     }
 }
 
+fn handler(name: &str) -> RuntimeHandler {
+    RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: false }
+}
+
 impl RuntimeService for BuiltIn {
     fn version(&self) -> BoxFuture<'_, Result<VersionResponse>> {
         let version = VersionResponse {
@@ -61,7 +65,11 @@ impl RuntimeService for BuiltIn {
         Box::pin(async move {
             let runtime =
                 RuntimeCondition { condition_type: "RuntimeReady".into(), status: true, ..RuntimeCondition::default() };
-            Ok(RuntimeStatus { conditions: vec![runtime, self.condition_of_network().await] })
+            Ok(RuntimeStatus {
+                conditions: vec![runtime, self.condition_of_network().await],
+                handlers: HANDLERS.map(handler).into(),
+                supplemental_groups_policy: true,
+            })
         })
     }
 
@@ -94,7 +102,12 @@ impl RuntimeService for BuiltIn {
         })
     }
 
-    fn create_container<'a>(&'a self, sandbox_id: &'a str, config: ContainerConfig) -> BoxFuture<'a, Result<String>> {
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        config: ContainerConfig,
+        _sandbox: &'a PodSandboxConfig,
+    ) -> BoxFuture<'a, Result<String>> {
         let (inner, sandbox_id) = (self.inner.clone(), sandbox_id.to_owned());
         Box::pin(to_the_end(async move { inner.create_container(&sandbox_id, config).await }))
     }

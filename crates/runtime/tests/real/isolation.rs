@@ -124,7 +124,7 @@ fn volumes_are_seen_as_asked_for() {
         assert!(volume.join("new").exists() && volume.join("sub/made/new").exists());
         config.metadata.name = "escape".into();
         config.mounts = vec![Mount { sub_path: "escape/passwd".into(), ..mount(&volume, "/x") }];
-        let refused = world.runtime.create_container(&sandbox, config).await;
+        let refused = world.create(&sandbox, config).await;
         assert!(matches!(refused, Err(cri::Error::Mount { .. })), "{refused:?}");
     });
 }

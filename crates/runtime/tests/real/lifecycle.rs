@@ -74,7 +74,7 @@ fn what_cannot_be_started_says_why_as_upstream_does() {
             (&["/etc"], r#"exec: "/etc": is a directory"#),
         ];
         for (index, (program, expected)) in cases.into_iter().enumerate() {
-            let id = world.runtime.create_container(&sandbox, command(&format!("c{index}"), program)).await.unwrap();
+            let id = world.create(&sandbox, command(&format!("c{index}"), program)).await.unwrap();
             let error = world.runtime.start_container(&id).await.unwrap_err().to_string();
             let prefix = "unable to start container process: error during container init: ";
             assert_eq!(error, format!("{prefix}{expected}"));
@@ -85,14 +85,14 @@ fn what_cannot_be_started_says_why_as_upstream_does() {
         }
         let mut config = script("user", "true");
         config.linux.security_context.run_as.username = "nobody".into();
-        let id = world.runtime.create_container(&sandbox, config).await.unwrap();
+        let id = world.create(&sandbox, config).await.unwrap();
         let error = world.runtime.start_container(&id).await.unwrap_err().to_string();
         assert!(error.ends_with("unable to find user nobody: no matching entries in passwd file"), "{error}");
         let status = world.run(&sandbox, command("format", &["/bin/garbage"])).await;
         assert_eq!((status.exit.exit_code, status.exit.reason.as_str()), (255, "Error"));
         assert_eq!(log(&status), [line("stderr", "F", "exec /bin/garbage: exec format error")]);
         let missing = cri::ContainerConfig { image: cri::ImageSpec::named("other"), ..script("image", "true") };
-        assert_eq!(world.runtime.create_container(&sandbox, missing).await, Err(Error::no_image("other")));
+        assert_eq!(world.create(&sandbox, missing).await, Err(Error::no_image("other")));
     });
 }
 

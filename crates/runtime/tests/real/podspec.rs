@@ -40,11 +40,11 @@ fn an_image_is_seen_as_a_volume_and_not_executed() {
         symlink("/", world.folder.join("layer/out")).unwrap();
         let mut config = command("escape", &["true"]);
         config.mounts = vec![volume("/x", "out/proc")];
-        let id = world.runtime.create_container(&sandbox, config).await.unwrap();
+        let id = world.create(&sandbox, config).await.unwrap();
         assert!(world.runtime.start_container(&id).await.is_err(), "a sub path left its image");
         let mut config = command("missing", &["true"]);
         config.mounts = vec![Mount { image: Some(ImageSpec::named("none")), ..volume("/x", "") }];
-        let refused = world.runtime.create_container(&sandbox, config).await;
+        let refused = world.create(&sandbox, config).await;
         assert!(refused.is_err_and(|error| error.is_not_found()));
     });
 }
@@ -73,7 +73,7 @@ fn profiles_of_the_machine_filter_calls() {
         assert_eq!(sorted(&text), expected);
         let mut config = command("absent", &["true"]);
         config.linux.security_context.seccomp = localhost(&world.folder.join("absent.json"));
-        let refused = world.runtime.create_container(&sandbox, config).await.unwrap_err().to_string();
+        let refused = world.create(&sandbox, config).await.unwrap_err().to_string();
         assert!(refused.starts_with("cannot load seccomp profile"), "{refused}");
     });
 }
@@ -147,7 +147,7 @@ fn a_mount_that_nobody_shares_cannot_be_propagated() {
             propagation: cri::MountPropagation::Bidirectional,
             ..Mount::default()
         }];
-        let refused = world.runtime.create_container(&sandbox, config).await;
+        let refused = world.create(&sandbox, config).await;
         unmount(&volume, UnmountFlags::DETACH).unwrap();
         let expected = format!(
             "failed to prepare mount \"/v\": path {path:?} is mounted on {path:?} but it is not a shared mount"
@@ -183,7 +183,7 @@ fn a_sub_path_that_becomes_a_link_meanwhile_leads_nowhere() {
                 sub_path: "path".into(),
                 ..Mount::default()
             }];
-            let Ok(id) = world.runtime.create_container(&sandbox, config).await else { continue };
+            let Ok(id) = world.create(&sandbox, config).await else { continue };
             if world.runtime.start_container(&id).await.is_ok() {
                 mounted += 1;
             }

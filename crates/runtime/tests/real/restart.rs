@@ -54,7 +54,7 @@ fn an_end_in_the_runtimes_absence_is_found() {
     with_world("absent", async |world| {
         let sandbox = world.sandbox().await;
         let id = world.start(&sandbox, gated(world, "app", "echo after; exit 9")).await;
-        let created = world.runtime.create_container(&sandbox, script("later", "exit 2")).await.unwrap();
+        let created = world.create(&sandbox, script("later", "exit 2")).await.unwrap();
         let pid = world.status(&id).await.linux.pid.unwrap();
         // Another runtime takes the folders; this one hears nothing any more.
         let gone = std::mem::replace(&mut world.runtime, {

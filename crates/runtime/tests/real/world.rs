@@ -210,9 +210,14 @@ impl World {
         self.runtime.run_pod_sandbox(self.sandbox_config("one")).await.unwrap()
     }
 
+    /// Makes a container.
+    pub(crate) async fn create(&self, sandbox: &str, config: ContainerConfig) -> cri::Result<String> {
+        self.runtime.create_container(sandbox, config, &PodSandboxConfig::default()).await
+    }
+
     /// Makes and starts a container.
     pub(crate) async fn start(&self, sandbox: &str, config: ContainerConfig) -> String {
-        let id = self.runtime.create_container(sandbox, config).await.unwrap();
+        let id = self.create(sandbox, config).await.unwrap();
         self.runtime.start_container(&id).await.unwrap();
         id
     }

@@ -1,0 +1,153 @@
+//! Which container runtime runs this node's pods: the built-in one, or one behind a socket.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::cni::{GcRequest, Network as _};
+use ::runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
+use ::runtime::{BuiltIn, RuntimeOptions};
+use anyhow::{Context as _, bail};
+use cri::remote::{Remote, RemoteOptions, socket};
+use cri::{PodSandboxFilter, Runtime, RuntimeService as _};
+use net::bridge::BridgeNetwork;
+use stdx::TaskTree;
+
+use crate::cni::Folders;
+use crate::machine::Settings;
+use crate::paths::Paths;
+
+/// How long an ordinary call of a runtime behind a socket takes at most, unless somebody says otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What was chosen, and so what `down` and `image` have to turn to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    pub endpoint: String,
+    pub folders: [PathBuf; 2],
+}
+
+impl Elsewhere {
+    /// The runtime that was chosen on the command line, unless it is the built-in one.
+    pub fn chosen(node: &cli::args::OfNode) -> Option<Elsewhere> {
+        let endpoint = node.container_runtime_endpoint.clone()?;
+        Some(Elsewhere { endpoint, folders: [node.cni_conf_dir.clone(), node.cni_bin_dir.clone()] })
+    }
+
+    /// What is remembered of it.
+    pub fn remembered(&self) -> serde_json::Value {
+        serde_json::json!({"endpoint": self.endpoint, "cniConfDir": self.folders[0], "cniBinDir": self.folders[1]})
+    }
+
+    /// What an earlier `up` remembered.
+    pub fn recall(paths: &Paths) -> Option<Elsewhere> {
+        let text = std::fs::read_to_string(paths.settings()).unwrap_or_default();
+        let settings: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let text = |name: &str| settings["runtime"][name].as_str().map(str::to_owned);
+        let folders = [text("cniConfDir")?.into(), text("cniBinDir")?.into()];
+        Some(Elsewhere { endpoint: text("endpoint")?, folders })
+    }
+
+    /// CNI's folders as that runtime uses them.
+    pub fn folders(&self) -> Folders {
+        let [configurations, programs] = self.folders.clone();
+        Folders { configurations, programs }
+    }
+
+    /// Opens the runtime.
+    pub async fn open(&self, paths: &Paths, timeout: Duration, tasks: &TaskTree) -> anyhow::Result<Remote> {
+        let socket = socket(&self.endpoint)
+            .map_err(|wrong| anyhow::anyhow!("--container-runtime-endpoint {}: {wrong}", self.endpoint))?;
+        let options = RemoteOptions { socket, state_directory: paths.runtime_state(), request_timeout: timeout };
+        let opened = Remote::open(options, tasks).await;
+        opened.with_context(|| format!("validate CRI v1 runtime API for endpoint {:?}", self.endpoint))
+    }
+
+    /// The same, to end what runs there.
+    pub async fn reopen(&self, paths: &Paths, tasks: &TaskTree) -> anyhow::Result<Remote> {
+        self.open(paths, REQUEST_TIMEOUT, tasks).await
+    }
+}
+
+/// The node's runtime, with the pod network in its hands.
+pub async fn open(
+    up: &cli::args::Up,
+    settings: &Settings,
+    paths: &Paths,
+    network: BridgeNetwork,
+    tasks: &TaskTree,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let Some(elsewhere) = Elsewhere::chosen(&up.node) else {
+        let images = Arc::new(ImageStore::open_with(&paths.images(), image_options(up)?)?);
+        let options = RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), images);
+        let runtime = BuiltIn::open(options).await.context("start the container runtime")?;
+        return Ok(Arc::new(runtime));
+    };
+    if !up.insecure_registry.is_empty() || !up.registry_ca.is_empty() {
+        bail!(
+            "--insecure-registry and --registry-ca are for the built-in runtime: configure registries in the other one"
+        );
+    }
+    let runtime = elsewhere.open(paths, timeout(&up.node)?, tasks).await?;
+    elsewhere.folders().install(settings, paths).context("configure the pod network")?;
+    runtime.set_pod_cidr(&settings.pod_cidr.to_string()).await.context("tell the runtime the range of pods")?;
+    // What was lost with a runtime or a plugin that ended half way.
+    let sandboxes = runtime.list_pod_sandbox(PodSandboxFilter::default()).await.context("list sandboxes")?;
+    let valid = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+    network.gc(&GcRequest { valid }).await.context("clean up the pod network")?;
+    Ok(Arc::new(runtime))
+}
+
+fn timeout(node: &cli::args::OfNode) -> anyhow::Result<Duration> {
+    let text = &node.runtime_request_timeout;
+    let duration =
+        duration(text).with_context(|| format!("--runtime-request-timeout: {text:?} is no duration such as 2m"))?;
+    if duration.is_zero() { Ok(REQUEST_TIMEOUT) } else { Ok(duration) }
+}
+
+/// A duration of hours, minutes and seconds: `1m30s`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        let unit = match rest.as_bytes().get(digits)? {
+            b'h' => Duration::from_secs(3600),
+            b'm' => Duration::from_secs(60),
+            b's' => Duration::from_secs(1),
+            _ => return None,
+        };
+        sum = sum.checked_add(unit.checked_mul(number)?)?;
+        rest = &rest[digits + 1..];
+    }
+    (!text.is_empty()).then_some(sum)
+}
+
+/// Registries as the options say.
+fn image_options(up: &cli::args::Up) -> anyhow::Result<ImageOptions> {
+    let mut registries = RegistryConfig::default();
+    for host in &up.insecure_registry {
+        registries.hosts.insert(host.clone(), HostConfig { plain_http: true, ..HostConfig::default() });
+    }
+    for pair in &up.registry_ca {
+        let (host, file) = pair.split_once('=').with_context(|| format!("--registry-ca {pair:?} is not HOST=FILE"))?;
+        registries.hosts.insert(host.to_owned(), HostConfig { ca_file: Some(file.into()), ..HostConfig::default() });
+    }
+    Ok(ImageOptions { registries, ..ImageOptions::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, seconds) in [("2m", 120), ("90s", 90), ("1m30s", 90), ("1h", 3600), ("0s", 0)] {
+            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "2", "m", "2d", "2m3", "-1s", "99999999999h"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}
