@@ -70,6 +70,13 @@ pub struct Up {
     /// Addresses of Services.
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: String,
+    #[command(flatten)]
+    pub node: OfNode,
+}
+
+/// What holds for this machine as a node.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OfNode {
     /// Registries that are spoken to without TLS: `HOST[:PORT]`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
@@ -82,13 +89,6 @@ pub struct Up {
     /// Domains that have resolvers of their own.
     #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT][,...]")]
     pub dns_stub_domain: Vec<String>,
-    #[command(flatten)]
-    pub node: OfNode,
-}
-
-/// What holds for this node's pods.
-#[derive(Clone, Debug, clap::Args)]
-pub struct OfNode {
     /// What pods may not have, for the cluster's own sake: cpu, memory, ephemeral-storage.
     #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
     pub kube_reserved: String,

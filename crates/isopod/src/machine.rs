@@ -51,8 +51,8 @@ impl Settings {
         {
             wrong.push(format!("--pod-cidr {pods} and --service-cidr {services} overlap"));
         }
-        let upstreams = up.dns_upstream.iter().map(|text| crate::dataplane::upstream(text).map(drop));
-        let stubs = up.dns_stub_domain.iter().map(|text| crate::dataplane::stub_domain(text).map(drop));
+        let upstreams = up.node.dns_upstream.iter().map(|text| crate::dataplane::upstream(text).map(drop));
+        let stubs = up.node.dns_stub_domain.iter().map(|text| crate::dataplane::stub_domain(text).map(drop));
         wrong.extend(upstreams.chain(stubs).filter_map(Result::err).map(|error| error.to_string()));
         let node_name = match &up.node_name {
             Some(name) => name.clone(),

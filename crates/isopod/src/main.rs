@@ -5,6 +5,7 @@ mod dataplane;
 mod dialer;
 mod down;
 mod image;
+mod local_node;
 mod machine;
 mod paths;
 mod preflight;
