@@ -1,6 +1,7 @@
 //! The node on this machine, composed: network, runtime, rules, data plane and agent, whichever cluster it belongs to.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::bridge::{BridgeNetwork, BridgeOptions};
 use net::feed::{Feed, FeedOptions};
 use net::input::Protocol;
+use net::peers::PeerRoutes;
 use net::rules::NodeFacts as RuleFacts;
 use node::cgroup::Cgroups;
 use node::pod::create::NodeFacts;
@@ -30,10 +32,10 @@ use stdx::TaskTree;
 use wire::tls::{CertificateSlot, ClientCertificates, ServerTls};
 use wire::{Limits, Listener};
 
-use crate::dataplane;
 use crate::machine::{DOMAIN, Settings};
 use crate::paths::Paths;
 use crate::routes::{self, NodeRules};
+use crate::{dataplane, peers};
 
 /// What a node on this machine is made from.
 pub struct LocalNode<'a> {
@@ -49,6 +51,21 @@ pub struct LocalNode<'a> {
     pub authority_pem: &'a str,
     /// What the agent shows them.
     pub serving: CertificateSlot,
+}
+
+/// The version that nodes tell.
+pub const VERSION: &str = concat!("v1.36.0+isopod.", env!("CARGO_PKG_VERSION"));
+
+/// How the node is registered.
+pub fn registration(said: &OfNode, name: &str, address: IpAddr, machine: Machine) -> anyhow::Result<Registration> {
+    Ok(Registration {
+        name: name.to_owned(),
+        address,
+        port: node::server::PORT,
+        labels: BTreeMap::new(),
+        machine,
+        reserved: reserved(said)?,
+    })
 }
 
 /// Makes this machine's side of the pod network.
@@ -77,21 +94,13 @@ impl LocalNode<'_> {
         let gate = gate(authority_pem, client.clone(), settings)?;
         let services = Cache::start(tasks, proxy.clone(), Watched::of::<core::Service>());
         let feed = start_routing(said, settings, paths, &proxy, &services, tasks).await?;
-        let machine = Machine::read(paths.data(), &format!("v1.36.0+isopod.{}", env!("CARGO_PKG_VERSION")))?;
+        let machine = Machine::read(paths.data(), VERSION)?;
         let options = Options {
             client,
             runtime: Arc::new(runtime),
             rules: Arc::new(NodeRules(feed)),
             facts: node_facts(said, settings, paths, &machine),
-            registration: Registration {
-                name: settings.node_name.clone(),
-                address: settings.gateway,
-                pod_cidr: settings.pod_cidr.to_string(),
-                port: node::server::PORT,
-                labels: BTreeMap::new(),
-                machine,
-                reserved: reserved(said)?,
-            },
+            registration: registration(said, &settings.node_name, settings.address, machine)?,
             cgroups: Cgroups::open(std::path::Path::new("/sys/fs/cgroup"), paths.cgroup()),
             roots: Roots { disk: paths.pods(), memory: paths.pods_volatile() },
             services,
@@ -125,26 +134,35 @@ async fn start_routing(
     )
     .await
     .context("start the service rules")?;
-    let sources =
-        routes::Sources { services: services.clone(), slices, namespaces, nodes, node: settings.node_name.clone() };
+    let sources = routes::Sources {
+        services: services.clone(),
+        slices,
+        namespaces,
+        nodes: nodes.clone(),
+        node: settings.node_name.clone(),
+    };
     tasks.spawn("rules", routes::feed(feed.clone(), sources));
+    let routes = PeerRoutes::start(None).context("start the routes to other nodes")?;
+    tasks.spawn("peer routes", peers::keep(routes, nodes, settings.clone()));
     Ok(feed)
 }
 
 fn rule_facts(settings: &Settings) -> RuleFacts {
+    let mut host_ports = vec![
+        (Protocol::Udp, 53),
+        (Protocol::Tcp, 53),
+        (Protocol::Tcp, dataplane::METRICS_PORT),
+        (Protocol::Tcp, node::server::PORT),
+    ];
+    host_ports.extend((!settings.listen.is_empty()).then_some((Protocol::Tcp, settings.port)));
     RuleFacts {
         node_name: settings.node_name.clone(),
         names: settings.names.clone(),
         gateway: Some(settings.gateway),
+        node_ip: Some(settings.address).filter(|address| *address != settings.gateway),
         pod_cidrs: vec![settings.pod_cidr],
-        cluster_cidrs: vec![settings.pod_cidr],
-        host_ports: vec![
-            (Protocol::Udp, 53),
-            (Protocol::Tcp, 53),
-            (Protocol::Tcp, dataplane::METRICS_PORT),
-            (Protocol::Tcp, settings.port),
-            (Protocol::Tcp, node::server::PORT),
-        ],
+        cluster_cidrs: vec![settings.cluster_cidr],
+        host_ports,
     }
 }
 
@@ -237,7 +255,7 @@ fn gate(authority_pem: &str, client: Client, settings: &Settings) -> anyhow::Res
 /// What `/configz` tells: what of upstream's settings is in effect here.
 fn agent_settings(settings: &Settings) -> serde_json::Value {
     serde_json::json!({"kubeletconfig": {
-        "address": settings.gateway.to_string(),
+        "address": settings.address.to_string(),
         "port": node::server::PORT,
         "readOnlyPort": 0,
         "authentication": {"x509": {}, "webhook": {"enabled": true, "cacheTTL": "0s"}, "anonymous": {"enabled": false}},

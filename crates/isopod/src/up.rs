@@ -15,7 +15,7 @@ use crate::control::ControlPlane;
 use crate::local_node::{self, LocalNode};
 use crate::machine::Settings;
 use crate::paths::Paths;
-use crate::{preflight, roles, routes, token};
+use crate::{membership, node_dns, preflight, roles, token};
 
 /// How long components may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -26,7 +26,11 @@ pub async fn run(up: cli::args::Up) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let settings = Settings::new(&up)?;
     let paths = Paths::new(&up.place.data_dir)?;
-    let missing = preflight::missing(&settings, holder(&paths));
+    let mut missing = preflight::missing_of_machine(holder(&paths));
+    if missing.is_empty() {
+        missing = preflight::missing(&settings);
+    }
+    missing.extend(membership::conflict(&paths, &settings));
     if !missing.is_empty() {
         bail!("this machine cannot run a cluster yet:\n  - {}", missing.join("\n  - "));
     }
@@ -77,12 +81,17 @@ async fn stop(cluster: Option<&Cluster>, tasks: &TaskTree) {
     }
 }
 
-/// The process that runs a cluster on this data folder already.
+/// The process that runs a cluster or a node on this data folder already.
 pub fn holder(paths: &Paths) -> Option<i32> {
     let pid = std::fs::read_to_string(paths.run().join("up.pid")).ok()?.trim().parse().ok()?;
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let is_up = command.split(|byte| *byte == 0).any(|word| word == b"up");
-    (is_up && pid != rustix::process::getpid().as_raw_nonzero().get()).then_some(pid)
+    let is_one = command.split(|byte| *byte == 0).any(|word| word == b"up" || word == b"agent");
+    (is_one && pid != rustix::process::getpid().as_raw_nonzero().get()).then_some(pid)
+}
+
+/// Makes this process the one that uses the data folder.
+pub fn hold(paths: &Paths) -> anyhow::Result<()> {
+    Ok(std::fs::write(paths.run().join("up.pid"), std::process::id().to_string())?)
 }
 
 /// Everything that runs.
@@ -102,16 +111,21 @@ struct Caches {
 }
 
 async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &TaskTree) -> anyhow::Result<Cluster> {
-    std::fs::write(paths.run().join("up.pid"), std::process::id().to_string())?;
+    hold(paths)?;
     let network = local_node::pod_network(settings, paths).await?;
     let control = ControlPlane::start(paths, settings, tasks).await?;
-    remember(paths, settings)?;
+    membership::remember(paths, settings)?;
     println!("the API answers at https://127.0.0.1:{}", settings.port);
+    if settings.is_open() {
+        println!("more machines join with what `isopod token create --print-join-command` prints");
+    }
     let client = control.master("isopod");
-    routes::publish_dns(&client, settings).await?;
+    let nodes = control.caches.of(reconcile::plan::kinds::NODES);
+    tasks.spawn("dns service", node_dns::keep(client.clone(), nodes, node_dns::publish(&client, settings).await?));
     roles::ensure(&client).await?;
     roles::ensure_bootstrap(&client).await?;
     token::publish(&client, settings, &control.authority_pem).await?;
+    membership::publish(&client, settings).await?;
     control.start_loops(tasks);
     let node = LocalNode {
         said: &up.node,
@@ -134,13 +148,6 @@ async fn start(up: &cli::args::Up, settings: &Settings, paths: &Paths, tasks: &T
         slices: control.caches.of(kinds::ENDPOINT_SLICES),
     };
     Ok(Cluster { control, client, world })
-}
-
-/// Writes what `down` has to know.
-fn remember(paths: &Paths, settings: &Settings) -> anyhow::Result<()> {
-    let text = serde_json::json!({"version": 1, "podCidr": settings.pod_cidr.to_string()}).to_string();
-    pki::files::write_private(&paths.settings(), &text)?;
-    Ok(())
 }
 
 impl Cluster {
