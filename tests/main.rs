@@ -21,3 +21,4 @@ mod scheduling;
 mod security;
 mod services;
 mod streams;
+mod two_nodes;
