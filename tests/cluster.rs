@@ -104,11 +104,21 @@ impl Cluster {
         self.wait_for("export KUBECONFIG=");
     }
 
+    /// Starts `isopod agent`, which makes this machine a node of another cluster, and waits until it runs.
+    pub fn agent(&mut self, options: &[&str]) {
+        self.start(self.machine.command("up", &self.isopod), "agent", options);
+        self.wait_for("its pods have addresses of");
+    }
+
     /// Starts `isopod up` as that command, without waiting.
-    pub fn start_up(&mut self, mut command: Command, options: &[&str]) {
+    pub fn start_up(&mut self, command: Command, options: &[&str]) {
+        self.start(command, "up", options);
+    }
+
+    fn start(&mut self, mut command: Command, verb: &str, options: &[&str]) {
         let log =
             File::options().create(true).append(true).open(self.machine.folder.join("up.log")).expect("open a log");
-        command.arg("up").arg("--data-dir").arg(self.data()).args(options);
+        command.arg(verb).arg("--data-dir").arg(self.data()).args(options);
         command.args(self.containerd.iter().flat_map(Containerd::options));
         // A test's machine shares its disk with whatever else runs here, builds above all: how full that is is no test's subject.
         if !options.contains(&"--eviction-hard") {

@@ -44,6 +44,18 @@ impl Machine {
             .expect("move into the machine's network: these tests need root");
     }
 
+    /// Lays a cable to another machine; each gets an address on it. It goes with either machine.
+    pub fn connect(&self, own: &str, other: &Machine, theirs: &str) {
+        self.move_here();
+        let peer = other.first.id().to_string();
+        let mut ip = Command::new("ip");
+        ip.args(["link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &peer]);
+        assert!(ip.status().expect("run ip").success(), "lay a cable");
+        for (machine, address) in [(self, own), (other, theirs)] {
+            machine.shell(&format!("ip address add {address}/24 dev cable && ip link set cable up"));
+        }
+    }
+
     /// A program that will run inside, with the machine's processes, mounts and groups. Its process id there is in
     /// `NAME.pid` of the machine's folder.
     pub fn command(&self, name: &str, program: &Path) -> Command {

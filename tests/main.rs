@@ -26,4 +26,5 @@ mod security;
 mod services;
 mod software;
 mod streams;
+mod two_nodes;
 mod why;

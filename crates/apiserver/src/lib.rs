@@ -46,7 +46,7 @@ pub use allocate::Network;
 pub use authn::Authentication;
 pub use bootstrap::BootstrapError;
 pub use cache::CacheError;
-pub use dial::{DialError, Dialer, NoNodes, NodeEndpoint, Place, Upgrade};
+pub use dial::{DialError, Dialer, NoNodes, NodeEndpoint, Place, Upgrade, may_be_dialed};
 pub use encryption::SecretsSealed;
 pub use refusal::Refusal;
 pub use server::{ApiServer, Config, StartError, Version};

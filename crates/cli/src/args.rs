@@ -18,7 +18,9 @@ pub struct Args {
 pub enum Command {
     /// Runs a cluster on this machine until it is interrupted; containers and routing go on after that.
     Up(Box<Up>),
-    /// Stops and removes what runs of a cluster; its data stays.
+    /// Runs this machine as a node of a cluster elsewhere until it is interrupted; containers and routing go on after that.
+    Agent(Box<Agent>),
+    /// Stops and removes what runs of a cluster on this machine; its data stays.
     Down(Down),
     /// Loads, lists and removes images, whether or not a cluster runs.
     #[command(subcommand)]
@@ -63,15 +65,47 @@ pub struct Up {
     /// Port of the API.
     #[arg(long, default_value_t = 6443)]
     pub port: u16,
-    /// Name of this machine in the cluster; its host name when not given.
-    #[arg(long)]
-    pub node_name: Option<String>,
     /// Addresses of this node's pods.
     #[arg(long, default_value = "10.244.0.0/24", value_name = "CIDR")]
     pub pod_cidr: String,
     /// Addresses of Services.
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: String,
+    /// How long a node may be silent before it is taken for dead.
+    #[arg(long, default_value = "50s", value_name = "DURATION")]
+    pub node_monitor_grace_period: String,
+    #[command(flatten)]
+    pub node: OfNode,
+}
+
+/// `isopod agent`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Agent {
+    #[command(flatten)]
+    pub place: Place,
+    /// The cluster's API, such as https://192.0.2.1:6443; once the machine has joined it is remembered.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// The token by which the machine joins and knows the cluster: `ID.SECRET`. It is not needed after that.
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Digests of the public keys of the cluster's authority. The token alone already vouches for it, but only among those
+    /// who know the token.
+    #[arg(long, value_name = "sha256:HEX")]
+    pub ca_cert_hash: Vec<String>,
+    #[command(flatten)]
+    pub node: OfNode,
+}
+
+/// What holds for this machine as a node.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OfNode {
+    /// Name of this machine in the cluster; its host name when not given.
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Address of this machine among those of the cluster, by which other nodes and the API server reach it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<IpAddr>,
     /// Registries that are spoken to without TLS: `HOST[:PORT]`.
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
@@ -84,13 +118,6 @@ pub struct Up {
     /// Domains that have resolvers of their own.
     #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT][,...]")]
     pub dns_stub_domain: Vec<String>,
-    #[command(flatten)]
-    pub node: OfNode,
-}
-
-/// What holds for this node's pods.
-#[derive(Clone, Debug, clap::Args)]
-pub struct OfNode {
     /// Socket of the container runtime, such as unix:///run/containerd/containerd.sock; the built-in one when not given.
     #[arg(long, value_name = "ENDPOINT")]
     pub container_runtime_endpoint: Option<String>,
@@ -175,6 +202,9 @@ pub enum Token {
         /// More groups that it stands for, each below `system:bootstrappers:`.
         #[arg(long, value_delimiter = ',', default_values = ["system:bootstrappers:kubeadm:default-node-token"])]
         groups: Vec<String>,
+        /// Prints the whole command by which another machine joins.
+        #[arg(long)]
+        print_join_command: bool,
     },
     /// Lists tokens, without their secrets.
     Ls(Place),

@@ -186,6 +186,10 @@ mod tests {
             Err("nothing to read".into())
         }
 
+        fn keeps(&self, _: std::net::IpAddr) -> bool {
+            false
+        }
+
         fn signature(&self, text: &str, token_id: &str, token_secret: &str) -> String {
             format!("{text} {token_id} {token_secret}")
         }

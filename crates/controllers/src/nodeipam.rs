@@ -37,14 +37,17 @@ impl Controller for NodeIpamController {
     }
 
     fn reconcile(nodes: &Vec<Arc<Object>>, _: Now, _: &Outcomes, facts: &Facts, (): &mut ()) -> Plan {
-        let Some(ranges) = facts.node_ranges else { return Plan::nothing() };
+        let Some(ranges) = &facts.node_ranges else { return Plan::nothing() };
         let cidrs = |node: &Arc<Object>| node.project::<NodeLite>().pod_cidrs.clone();
         let mut taken: Vec<(u32, u32)> = nodes.iter().flat_map(cidrs).filter_map(|cidr| bounds(&cidr)).collect();
+        let chosen = |(_, start): &(Arc<str>, Ipv4Addr)| block((*start).into(), ranges.node_prefix);
+        taken.extend(ranges.chosen.as_ref().map(chosen));
         let mut plan = Plan::nothing();
         let mut actions = Vec::new();
         let waiting = nodes.iter().filter(|node| cidrs(node).is_empty() && node.meta().deletion.is_none());
         for node in waiting {
-            match free(ranges, &taken) {
+            let own = ranges.chosen.as_ref().filter(|(name, _)| **name == *node.name()).map(chosen);
+            match own.or_else(|| free(ranges, &taken)) {
                 Some((first, last)) => {
                     taken.push((first, last));
                     actions.push(assign(node, &format!("{}/{}", Ipv4Addr::from(first), ranges.node_prefix)));
@@ -69,7 +72,7 @@ fn block(address: u32, prefix: u8) -> (u32, u32) {
 }
 
 /// The lowest range for a node that touches no other.
-fn free(ranges: NodeRanges, taken: &[(u32, u32)]) -> Option<(u32, u32)> {
+fn free(ranges: &NodeRanges, taken: &[(u32, u32)]) -> Option<(u32, u32)> {
     let (start, end) = block(ranges.network.into(), ranges.prefix);
     let mut at = start;
     loop {
@@ -105,10 +108,15 @@ mod tests {
     use super::*;
     use crate::testing::World;
 
-    const RANGES: NodeRanges = NodeRanges { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 22, node_prefix: 24 };
+    const RANGES: NodeRanges =
+        NodeRanges { network: Ipv4Addr::new(10, 244, 0, 0), prefix: 22, node_prefix: 24, chosen: None };
 
     fn decide(world: &World) -> Plan {
-        let facts = Facts { node_ranges: Some(RANGES), ..Facts::default() };
+        decide_with(world, RANGES)
+    }
+
+    fn decide_with(world: &World, ranges: NodeRanges) -> Plan {
+        let facts = Facts { node_ranges: Some(ranges), ..Facts::default() };
         let now = Now { wall: world.now, mono: stdx::Mono::default() };
         let view = world.view(&[NODES]);
         NodeIpamController::reconcile(
@@ -140,5 +148,20 @@ mod tests {
         let plan = decide(&world);
         world.carry(plan, usize::MAX);
         assert_eq!(cidr(&world, "e"), "10.244.2.0/24");
+    }
+
+    #[test]
+    fn a_range_that_was_chosen_is_kept_for_its_node() {
+        let chosen: (Arc<str>, Ipv4Addr) = ("first".into(), Ipv4Addr::new(10, 244, 0, 0));
+        let mut world = World::new();
+        for name in ["early", "first"] {
+            world.create(NODES, "", &format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{}}}}"#));
+            let plan = decide_with(&world, NodeRanges { chosen: Some(chosen.clone()), ..RANGES });
+            world.carry(plan, usize::MAX);
+        }
+        let cidr = |name: &str| {
+            world.find(NODES, "", name).map(|node| node.project::<NodeLite>().pod_cidrs.join(",")).unwrap_or_default()
+        };
+        assert_eq!((cidr("early"), cidr("first")), ("10.244.1.0/24".into(), "10.244.0.0/24".into()));
     }
 }

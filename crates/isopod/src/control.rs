@@ -1,6 +1,6 @@
 //! The control plane: keys, store, API server, controllers and scheduler, composed.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ pub struct ControlPlane {
     pub store: Embedded,
     pub caches: Caches,
     pub authority_pem: String,
-    authority: Arc<Authority>,
+    signing: Arc<Signing>,
     node_ranges: NodeRanges,
+    grace_period: Duration,
     /// What the agent of this machine shows.
     pub agent_serving: CertificateSlot,
 }
@@ -55,7 +56,6 @@ impl ControlPlane {
         let keys = Keys::open(paths, settings)?;
         let store = open_store(paths).await?;
         let token_key = Arc::new(keys.files.token_key()?);
-        let advertise = SocketAddr::new(settings.gateway, settings.port);
         let config = Config {
             store: Arc::new(store.clone()),
             dialer: Arc::new(Direct::new(keys.authority.certificate_pem(), keys.to_agents.clone())?),
@@ -68,20 +68,21 @@ impl ControlPlane {
                 services: (v4(settings.service_cidr.network().address())?, settings.service_cidr.prefix()),
                 node_ports: (30_000, 32_767),
             },
-            advertise,
+            advertise: settings.advertised(),
             version: Version::isopod(env!("CARGO_PKG_VERSION"), "", ""),
         };
         let server = ApiServer::new(config).await.context("start the API server")?;
         listen(&server, &keys, settings, tasks).await?;
         let authority_pem = keys.authority.certificate_pem().to_owned();
-        let authority = keys.authority.clone();
+        let signing = Arc::new(Signing { authority: keys.authority.clone(), settings: settings.clone() });
         let agent_serving = keys.agent_serving.clone();
         tasks.spawn("renewal", renew(keys, paths.clone(), settings.clone()));
         let informers =
             Client::new(server.in_process(User::new("system:kube-controller-manager", &[])), "kube-controller-manager");
         let caches = Caches::new(informers, tasks.clone());
         let node_ranges = node_ranges(settings)?;
-        Ok(ControlPlane { server, store, caches, authority_pem, authority, node_ranges, agent_serving })
+        let grace_period = settings.node_monitor_grace_period;
+        Ok(ControlPlane { server, store, caches, authority_pem, signing, node_ranges, grace_period, agent_serving })
     }
 
     /// A client that may do everything, for what the binary itself does.
@@ -97,8 +98,9 @@ impl ControlPlane {
             caches: self.caches.clone(),
             tasks: tasks.clone(),
             root_ca: self.authority_pem.as_str().into(),
-            node_ranges: Some(self.node_ranges),
-            authority: Some(Arc::new(Signing(self.authority.clone()))),
+            node_ranges: Some(self.node_ranges.clone()),
+            node_monitor_grace_period: Some(self.grace_period),
+            authority: Some(self.signing.clone()),
             client_of: Box::new(move |controller| {
                 let account = User::service_account("kube-system", account(controller), "");
                 Client::new(server.in_process(account), "kube-controller-manager")
@@ -135,17 +137,22 @@ fn account(controller: &'static str) -> &'static str {
     }
 }
 
-/// How the cluster's range of pod addresses is divided among nodes: pieces as large as this node's.
+/// How the cluster's range of pod addresses is divided among nodes: pieces as large as this node's, of which this node's own
+/// is already in use when the others come.
 fn node_ranges(settings: &Settings) -> anyhow::Result<NodeRanges> {
     Ok(NodeRanges {
         network: v4(settings.cluster_cidr.network().address())?,
         prefix: settings.cluster_cidr.prefix(),
         node_prefix: settings.pod_cidr.prefix(),
+        chosen: Some((settings.node_name.as_str().into(), v4(settings.pod_cidr.network().address())?)),
     })
 }
 
 /// The authority as controllers lean on it.
-struct Signing(Arc<Authority>);
+struct Signing {
+    authority: Arc<Authority>,
+    settings: Settings,
+}
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -166,6 +173,12 @@ impl reconcile::Authority for Signing {
         })
     }
 
+    fn keeps(&self, address: IpAddr) -> bool {
+        let Settings { cluster_cidr, pod_cidr, service_cidr, listen, .. } = &self.settings;
+        [cluster_cidr, pod_cidr, service_cidr].into_iter().any(|range| range.contains(address))
+            || self.settings.found_at(listen).contains(&address)
+    }
+
     fn signature(&self, text: &str, token_id: &str, token_secret: &str) -> String {
         pki::detached::sign(text, token_id, token_secret)
     }
@@ -177,14 +190,14 @@ impl reconcile::Authority for Signing {
 
     fn sign(&self, request: &[u8], usages: &[String], lifetime: Duration) -> Result<String, String> {
         let request = CertificateRequest::read(request).map_err(|error| error.to_string())?;
-        self.0.sign_request(&request, usages, lifetime, stdx::wall()).map_err(|error| format!("{error:?}"))
+        self.authority.sign_request(&request, usages, lifetime, stdx::wall()).map_err(|error| format!("{error:?}"))
     }
 }
 
-fn v4(address: std::net::IpAddr) -> anyhow::Result<Ipv4Addr> {
+fn v4(address: IpAddr) -> anyhow::Result<Ipv4Addr> {
     match address {
-        std::net::IpAddr::V4(address) => Ok(address),
-        std::net::IpAddr::V6(_) => bail!("{address} is not an IPv4 address"),
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => bail!("{address} is not an IPv4 address"),
     }
 }
 
@@ -230,17 +243,15 @@ impl Keys {
 fn serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow::Result<Signed> {
     let mut names: Vec<String> = SERVER_NAMES.map(str::to_owned).into();
     names.push(settings.node_name.clone());
-    let mut addresses: Vec<std::net::IpAddr> = settings.listen.iter().map(SocketAddr::ip).collect();
+    let mut addresses = settings.found_at(&settings.listen);
     addresses.extend(settings.service_cidr.network().nth(1));
-    addresses.retain(|address| !address.is_unspecified());
     let purpose = Purpose::Server { names, addresses };
     Ok(files.signed("apiserver", authority, "kube-apiserver", &purpose, stdx::wall())?)
 }
 
 /// What this machine's agent shows: its node's name and every address it listens on.
 fn agent_serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow::Result<Signed> {
-    let mut addresses: Vec<std::net::IpAddr> = settings.agent_listen.iter().map(SocketAddr::ip).collect();
-    addresses.retain(|address| !address.is_unspecified());
+    let addresses = settings.found_at(&settings.agent_listen);
     let purpose = Purpose::Server { names: vec![settings.node_name.clone()], addresses };
     let user = format!("system:node:{}", settings.node_name);
     Ok(files.signed("kubelet", authority, &user, &purpose, stdx::wall())?)

@@ -12,9 +12,9 @@ use cri::Runtime;
 use net::{CleanupOptions, Names};
 use stdx::TaskTree;
 
-use crate::dataplane;
 use crate::paths::Paths;
 use crate::runtime::Elsewhere;
+use crate::{dataplane, membership};
 
 /// How long `up` may take to end.
 const END: Duration = Duration::from_secs(15);
@@ -30,17 +30,8 @@ pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
         return Ok(());
     }
     end_up(&paths).await?;
-    let pod_cidr = pod_cidr(&paths)?;
     paths.create()?;
-    match Elsewhere::recall(&paths) {
-        Some(elsewhere) => remove_pods_elsewhere(&paths, &elsewhere).await?,
-        None => remove_pods(&paths, pod_cidr).await?,
-    }
-    remove_cgroups(Path::new("/sys/fs/cgroup"), paths.cgroup())?;
-    dataplane::stop(&paths).await?;
-    let cleanup =
-        CleanupOptions { names: Names::default(), pod_cidr, state_directory: paths.network_state(), netns: None };
-    net::cleanup(&cleanup).context("remove the pod network")?;
+    remove_node(&paths, membership::own_range(&paths)?).await?;
     remove(paths.run())?;
     if down.purge {
         remove(paths.data())?;
@@ -52,6 +43,19 @@ pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ends every pod, the data plane and the routing of a node whose agent does not run.
+pub async fn remove_node(paths: &Paths, pod_cidr: Cidr) -> anyhow::Result<()> {
+    match Elsewhere::recall(paths) {
+        Some(elsewhere) => remove_pods_elsewhere(paths, &elsewhere).await?,
+        None => remove_pods(paths, pod_cidr).await?,
+    }
+    remove_cgroups(Path::new("/sys/fs/cgroup"), paths.cgroup())?;
+    dataplane::stop(paths).await?;
+    let cleanup =
+        CleanupOptions { names: Names::default(), pod_cidr, state_directory: paths.network_state(), netns: None };
+    net::cleanup(&cleanup).context("remove the pod network")
+}
+
 /// Ends the process that runs the cluster, if there is one.
 async fn end_up(paths: &Paths) -> anyhow::Result<()> {
     let Some(pid) = crate::up::holder(paths) else { return Ok(()) };
@@ -61,14 +65,6 @@ async fn end_up(paths: &Paths) -> anyhow::Result<()> {
         bail!("process {pid} does not end");
     }
     Ok(())
-}
-
-fn pod_cidr(paths: &Paths) -> anyhow::Result<Cidr> {
-    let default = "10.244.0.0/24";
-    let text = std::fs::read_to_string(paths.settings()).unwrap_or_default();
-    let settings: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let range = settings.get("podCidr").and_then(serde_json::Value::as_str).unwrap_or(default);
-    range.parse().map_err(|error| anyhow::anyhow!("{}: {range}: {error:?}", paths.settings().display()))
 }
 
 /// Removes every sandbox with all that belongs to it.

@@ -1,14 +1,21 @@
 //! The isopod binary: parses arguments, composes components, drains on shutdown.
 
+mod agent;
 mod cni;
 mod control;
 mod dataplane;
 mod dialer;
 mod down;
 mod image;
+mod join;
+mod local_node;
 mod machine;
+mod membership;
+mod node_dns;
 mod paths;
+mod peers;
 mod preflight;
+mod remote;
 mod roles;
 mod routes;
 mod runtime;
@@ -32,6 +39,7 @@ fn main() -> std::process::ExitCode {
     start_log(&args.command);
     let result = match args.command {
         Command::Up(up) => on_threads(up::run(*up)),
+        Command::Agent(agent) => on_threads(agent::run(*agent)),
         Command::Down(down) => on_threads(down::run(&down)),
         Command::Image(image) => image::run(&image),
         Command::Token(token) => on_threads(token::run(token)),
@@ -65,7 +73,8 @@ fn small_pages() {
 }
 
 fn start_log(command: &Command) {
-    let default = if matches!(command, Command::Up(_) | Command::Dataplane(_)) { "warn" } else { "error" };
+    let default =
+        if matches!(command, Command::Up(_) | Command::Agent(_) | Command::Dataplane(_)) { "warn" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ISOPOD_LOG").unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

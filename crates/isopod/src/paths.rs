@@ -76,6 +76,11 @@ impl Paths {
         self.data.join("pki")
     }
 
+    /// Who vouches for the cluster that this machine has joined.
+    pub fn authority(&self) -> PathBuf {
+        self.pki().join("ca.crt")
+    }
+
     pub fn kubeconfig(&self) -> PathBuf {
         self.data.join("admin.kubeconfig")
     }

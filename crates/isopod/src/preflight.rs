@@ -7,8 +7,23 @@ use cni::Cidr;
 
 use crate::machine::Settings;
 
-/// What is missing, each with what to do about it. `holder` is the process that runs this very cluster already.
-pub fn missing(settings: &Settings, holder: Option<i32>) -> Vec<String> {
+/// What is missing, each with what to do about it.
+pub fn missing(settings: &Settings) -> Vec<String> {
+    let mut missing = Vec::new();
+    for address in settings.listen.iter().chain(&settings.agent_listen) {
+        // The node's own address in the pod network may not be there before the first start.
+        if let Err(error) = TcpListener::bind(address)
+            && error.kind() != std::io::ErrorKind::AddrNotAvailable
+        {
+            missing.push(format!("port: {address}: {error}"));
+        }
+    }
+    missing.extend(taken_ranges(settings));
+    missing
+}
+
+/// What the machine lacks for any cluster. `holder` is the process that uses this very data folder already.
+pub fn missing_of_machine(holder: Option<i32>) -> Vec<String> {
     if let Some(pid) = holder {
         return vec![format!("the data folder: process {pid} runs a cluster on it already")];
     }
@@ -33,15 +48,6 @@ pub fn missing(settings: &Settings, holder: Option<i32>) -> Vec<String> {
     if let Err(why) = cgroup_controllers() {
         missing.push(why);
     }
-    for address in settings.listen.iter().chain(&settings.agent_listen) {
-        // The node's own address in the pod network may not be there before the first start.
-        if let Err(error) = TcpListener::bind(address)
-            && error.kind() != std::io::ErrorKind::AddrNotAvailable
-        {
-            missing.push(format!("port: {address}: {error}"));
-        }
-    }
-    missing.extend(taken_ranges(settings));
     missing
 }
 
@@ -99,8 +105,12 @@ fn hex(field: Option<&&str>) -> Option<u32> {
     u32::from_str_radix(field?, 16).ok()
 }
 
-/// Addresses that are listened on besides those that a user names.
+/// Where is listened: loopback, the node's own address in the pod network, and what a user names. Who listens everywhere need
+/// not, and cannot, listen anywhere else.
 pub fn listen_addresses(gateway: std::net::IpAddr, port: u16, more: &[std::net::IpAddr]) -> Vec<SocketAddr> {
+    if let Some(everywhere) = more.iter().find(|address| address.is_unspecified()) {
+        return vec![SocketAddr::new(*everywhere, port)];
+    }
     let mut addresses = vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), SocketAddr::new(gateway, port)];
     for address in more {
         if !addresses.iter().any(|present| present.ip() == *address) {

@@ -14,6 +14,9 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// The group of machines that come with a token to become nodes. Upstream: kubeadm's `NodeBootstrapTokenAuthGroup`.
 pub const BOOTSTRAPPERS: &str = "system:bootstrappers:kubeadm:default-node-token";
 
+/// The group of node agents.
+pub const NODES: &str = "system:nodes";
+
 /// An account, and the resources it may patch by group.
 type Account = (&'static str, &'static [(&'static str, &'static [&'static str])]);
 
@@ -52,6 +55,11 @@ pub async fn ensure(client: &Client) -> anyhow::Result<()> {
             "deployment-controller" => Some(copied),
             // Before a node is called silent, the API itself is asked, which upstream's controller does not do.
             "node-controller" => Some(leases),
+            // Agents' certificates as servers, which upstream's controller leaves to others.
+            "certificate-controller" => Some(json!({
+                "apiGroups": ["certificates.k8s.io"], "resources": ["signers"],
+                "resourceNames": ["kubernetes.io/kubelet-serving"], "verbs": ["approve"],
+            })),
             _ => None,
         };
         let rules: Vec<Value> = patched.chain(more).collect();
@@ -61,7 +69,23 @@ pub async fn ensure(client: &Client) -> anyhow::Result<()> {
     let (name, user) = NAMES;
     let rules = [json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]})];
     let subject = json!({"apiGroup": GROUP, "kind": "User", "name": user});
-    put_role(client, name, &role(name, &rules), &binding(name, &subject)).await
+    put_role(client, name, &role(name, &rules), &binding(name, &subject)).await?;
+    ensure_nodes(client, name).await
+}
+
+/// What agents elsewhere may do beyond upstream's rules for them: the part that feeds rules and names is one with them, and
+/// has no account of its own; and they ask for their servers' certificates.
+async fn ensure_nodes(client: &Client, names: &str) -> anyhow::Result<()> {
+    let group = json!({"apiGroup": GROUP, "kind": "Group", "name": NODES});
+    for (name, of) in [("isopod:node-proxier", "system:node-proxier"), ("isopod:node-names", names)] {
+        let mut binding = binding(name, &group);
+        binding["roleRef"]["name"] = of.into();
+        put(client, "clusterrolebindings", name, &binding).await.with_context(|| format!("bind the role {of}"))?;
+    }
+    let resources = ["certificatesigningrequests/selfnodeserver"];
+    let rules = [json!({"apiGroups": ["certificates.k8s.io"], "resources": resources, "verbs": ["create"]})];
+    let name = "isopod:selfnodeserver";
+    put_role(client, name, &role(name, &rules), &binding(name, &group)).await
 }
 
 fn role(name: &str, rules: &[Value]) -> Value {
@@ -94,7 +118,7 @@ pub async fn ensure_bootstrap(client: &Client) -> anyhow::Result<()> {
         (
             "kubeadm:node-autoapprove-certificate-rotation",
             "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
-            "system:nodes",
+            NODES,
         ),
         ("kubeadm:get-nodes", "kubeadm:get-nodes", BOOTSTRAPPERS),
     ];
@@ -115,7 +139,8 @@ pub async fn ensure_bootstrap(client: &Client) -> anyhow::Result<()> {
     for (name, verb, subject) in
         [("kubeadm:bootstrap-signer-clusterinfo", "get", anonymous), ("isopod:bootstrap-signer", "patch", signer)]
     {
-        public(client, name, verb, &subject).await.with_context(|| format!("make the role {name}"))?;
+        let map = ("kube-public", "cluster-info");
+        config_map(client, name, map, verb, &subject).await.with_context(|| format!("make the role {name}"))?;
     }
     let binding = json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": ADMINS},
@@ -125,19 +150,31 @@ pub async fn ensure_bootstrap(client: &Client) -> anyhow::Result<()> {
     put(client, "clusterrolebindings", ADMINS, &binding).await.context("bind the administrators")
 }
 
-/// Lets somebody get or change what tells machines whom to trust.
-async fn public(client: &Client, name: &str, verb: &str, subject: &Value) -> Result<(), client::ClientError> {
-    let metadata = json!({"name": name, "namespace": "kube-public"});
+/// Lets agents read what they have to know of the cluster before they can run.
+pub async fn ensure_membership(client: &Client, namespace: &str, name: &str) -> anyhow::Result<()> {
+    let group = json!({"apiGroup": GROUP, "kind": "Group", "name": NODES});
+    config_map(client, "isopod:membership", (namespace, name), "get", &group).await.context("make a role")
+}
+
+/// Lets somebody do something with one ConfigMap, by a role of that name beside it.
+async fn config_map(
+    client: &Client,
+    name: &str,
+    (namespace, map): (&str, &str),
+    verb: &str,
+    subject: &Value,
+) -> Result<(), client::ClientError> {
+    let metadata = json!({"name": name, "namespace": namespace});
     let role = json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "Role", "metadata": metadata,
-        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": [verb]}],
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [map], "verbs": [verb]}],
     });
     let binding = json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "RoleBinding", "metadata": metadata,
         "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": name}, "subjects": [subject],
     });
-    put_in(client, Target::new(GROUP, "v1", "roles").namespace("kube-public"), name, &role).await?;
-    put_in(client, Target::new(GROUP, "v1", "rolebindings").namespace("kube-public"), name, &binding).await
+    put_in(client, Target::new(GROUP, "v1", "roles").namespace(namespace), name, &role).await?;
+    put_in(client, Target::new(GROUP, "v1", "rolebindings").namespace(namespace), name, &binding).await
 }
 
 async fn put(client: &Client, plural: &'static str, name: &str, object: &Value) -> Result<(), client::ClientError> {

@@ -1,19 +1,15 @@
-//! What leads to pods: Services and slices into the kernel's rules and to the data-plane process, and the DNS Service itself.
+//! What leads to pods: Services and slices into the kernel's rules and to the data-plane process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use client::{Cache, Client, ClientError, Key, Object, Snapshot, Target};
+use client::{Cache, Key, Object, Snapshot};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::feed::Feed;
 use net::input::{NetState, ObjectKey, ServiceView, SliceView};
-use serde_json::json;
 use stdx::BoxFuture;
-
-use crate::machine::Settings;
 
 /// How long an ending pod waits for the kernel to forget it, before it is told to stop all the same.
 const WITHDRAWAL_MAX: Duration = Duration::from_secs(5);
@@ -142,42 +138,4 @@ fn follow<V>(
             views.remove(&ObjectKey::new(key.namespace(), key.name()));
         }
     }
-}
-
-/// Makes the Service by which pods find DNS, with the data-plane process behind it.
-pub async fn publish_dns(client: &Client, settings: &Settings) -> anyhow::Result<()> {
-    let labels =
-        json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
-    let ports = |port: fn(&str, u16, &str) -> serde_json::Value| {
-        [port("dns", 53, "UDP"), port("dns-tcp", 53, "TCP"), port("metrics", crate::dataplane::METRICS_PORT, "TCP")]
-    };
-    let annotations = json!({"prometheus.io/port": "9153", "prometheus.io/scrape": "true"});
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels, "annotations": annotations},
-        "spec": {
-            "clusterIP": settings.dns_address.to_string(),
-            "ports": ports(|name, port, protocol| json!({"name": name, "port": port, "protocol": protocol, "targetPort": port})),
-        },
-    });
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"kubernetes.io/service-name": "kube-dns"}},
-        "endpoints": [{"addresses": [settings.gateway.to_string()], "conditions": {"ready": true}}],
-        "ports": ports(|name, port, protocol| json!({"name": name, "port": port, "protocol": protocol})),
-    });
-    create(client, Target::new("", "v1", "services").namespace("kube-system"), &service)
-        .await
-        .context("make the DNS Service")?;
-    let slices = Target::new("discovery.k8s.io", "v1", "endpointslices").namespace("kube-system");
-    create(client, slices, &slice).await.context("make the slice of the DNS Service")
-}
-
-/// Creates an object of `kube-system` unless it is there.
-async fn create(client: &Client, target: Target, object: &serde_json::Value) -> Result<(), ClientError> {
-    // Looked up first: creating it again would be refused for its address, which is its own.
-    if client.find(target.clone().name("kube-dns")).await?.is_some() {
-        return Ok(());
-    }
-    client.create(target, object).await.map(drop)
 }

@@ -8,6 +8,7 @@ use ::cni::{GcRequest, Network as _};
 use ::runtime::image::{HostConfig, ImageOptions, ImageStore, RegistryConfig};
 use ::runtime::{BuiltIn, RuntimeOptions};
 use anyhow::{Context as _, bail};
+use cli::args::OfNode;
 use cri::remote::{Remote, RemoteOptions, socket};
 use cri::{PodSandboxFilter, Runtime, RuntimeService as _};
 use net::bridge::BridgeNetwork;
@@ -15,6 +16,7 @@ use stdx::TaskTree;
 
 use crate::cni::Folders;
 use crate::machine::Settings;
+use crate::membership;
 use crate::paths::Paths;
 
 /// How long an ordinary call of a runtime behind a socket takes at most, unless somebody says otherwise.
@@ -29,13 +31,13 @@ pub struct Elsewhere {
 
 impl Elsewhere {
     /// The runtime that was chosen on the command line, unless it is the built-in one.
-    pub fn chosen(node: &cli::args::OfNode) -> Option<Elsewhere> {
+    pub fn chosen(node: &OfNode) -> Option<Elsewhere> {
         let endpoint = node.container_runtime_endpoint.clone()?;
         Some(Elsewhere { endpoint, folders: [node.cni_conf_dir.clone(), node.cni_bin_dir.clone()] })
     }
 
     /// What is remembered of it.
-    pub fn remembered(&self) -> serde_json::Value {
+    fn remembered(&self) -> serde_json::Value {
         serde_json::json!({"endpoint": self.endpoint, "cniConfDir": self.folders[0], "cniBinDir": self.folders[1]})
     }
 
@@ -71,24 +73,27 @@ impl Elsewhere {
 
 /// The node's runtime, with the pod network in its hands.
 pub async fn open(
-    up: &cli::args::Up,
+    said: &OfNode,
     settings: &Settings,
     paths: &Paths,
     network: BridgeNetwork,
     tasks: &TaskTree,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
-    let Some(elsewhere) = Elsewhere::chosen(&up.node) else {
-        let images = Arc::new(ImageStore::open_with(&paths.images(), image_options(up)?)?);
+    let chosen = Elsewhere::chosen(said);
+    let remembered = chosen.as_ref().map_or(serde_json::Value::Null, Elsewhere::remembered);
+    membership::amend(paths, |settings| drop(settings.insert("runtime".into(), remembered)))?;
+    let Some(elsewhere) = chosen else {
+        let images = Arc::new(ImageStore::open_with(&paths.images(), image_options(said)?)?);
         let options = RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), images);
         let runtime = BuiltIn::open(options).await.context("start the container runtime")?;
         return Ok(Arc::new(runtime));
     };
-    if !up.insecure_registry.is_empty() || !up.registry_ca.is_empty() {
+    if !said.insecure_registry.is_empty() || !said.registry_ca.is_empty() {
         bail!(
             "--insecure-registry and --registry-ca are for the built-in runtime: configure registries in the other one"
         );
     }
-    let runtime = elsewhere.open(paths, timeout(&up.node)?, tasks).await?;
+    let runtime = elsewhere.open(paths, timeout(said)?, tasks).await?;
     elsewhere.folders().install(settings, paths).context("configure the pod network")?;
     runtime.set_pod_cidr(&settings.pod_cidr.to_string()).await.context("tell the runtime the range of pods")?;
     // What was lost with a runtime or a plugin that ended half way.
@@ -98,7 +103,7 @@ pub async fn open(
     Ok(Arc::new(runtime))
 }
 
-fn timeout(node: &cli::args::OfNode) -> anyhow::Result<Duration> {
+fn timeout(node: &OfNode) -> anyhow::Result<Duration> {
     let text = &node.runtime_request_timeout;
     let duration =
         duration(text).with_context(|| format!("--runtime-request-timeout: {text:?} is no duration such as 2m"))?;
@@ -125,12 +130,12 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 /// Registries as the options say.
-fn image_options(up: &cli::args::Up) -> anyhow::Result<ImageOptions> {
+fn image_options(said: &OfNode) -> anyhow::Result<ImageOptions> {
     let mut registries = RegistryConfig::default();
-    for host in &up.insecure_registry {
+    for host in &said.insecure_registry {
         registries.hosts.insert(host.clone(), HostConfig { plain_http: true, ..HostConfig::default() });
     }
-    for pair in &up.registry_ca {
+    for pair in &said.registry_ca {
         let (host, file) = pair.split_once('=').with_context(|| format!("--registry-ca {pair:?} is not HOST=FILE"))?;
         registries.hosts.insert(host.to_owned(), HostConfig { ca_file: Some(file.into()), ..HostConfig::default() });
     }

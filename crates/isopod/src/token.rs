@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use cli::args::{Place, Token};
 use client::{Client, ClientConfig, DeleteOptions, HttpTransport, ListOptions, Target};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;
 
 use crate::machine::Settings;
 use crate::paths::Paths;
-use crate::roles;
+use crate::{membership, roles};
 
 const NAMESPACE: &str = "kube-system";
 const KIND: &str = "bootstrap.kubernetes.io/token";
@@ -21,13 +21,18 @@ const USAGES: [&str; 2] = ["signing", "authentication"];
 /// Makes, lists or deletes.
 pub async fn run(token: Token) -> anyhow::Result<()> {
     match token {
-        Token::Create { place, description, ttl, usages, groups } => {
-            let wanted = Wanted { description, seconds: seconds(&ttl)?, usages, groups };
+        Token::Create { place, description, ttl, usages, groups, print_join_command } => {
+            let wanted = Wanted { description, seconds: seconds("--ttl", &ttl)?, usages, groups };
             wanted.check()?;
+            let client = connect(&place)?;
+            let to_join = if print_join_command { Some(way_to_join(&client, &place).await?) } else { None };
             let (id, secret) = (letters(6), letters(16));
             let object = wanted.secret(&id, &secret, stdx::wall());
-            connect(&place)?.create(secrets(), &object).await.context("make the token")?;
-            println!("{id}.{secret}");
+            client.create(secrets(), &object).await.context("make the token")?;
+            match to_join {
+                Some((server, pins)) => println!("isopod agent --server {server} --token {id}.{secret}{pins}"),
+                None => println!("{id}.{secret}"),
+            }
         }
         Token::Ls(place) => list(&connect(&place)?).await?,
         Token::Rm { place, tokens } => {
@@ -49,6 +54,21 @@ fn connect(place: &Place) -> anyhow::Result<Client> {
         .with_context(|| format!("read {} (is there a cluster?)", path.display()))?;
     let transport = HttpTransport::new(&config, "isopod").context("connect to the cluster")?;
     Ok(Client::new(std::sync::Arc::new(transport), "isopod"))
+}
+
+/// Where another machine finds the cluster, and the options by which it knows it.
+async fn way_to_join(client: &Client, place: &Place) -> anyhow::Result<(String, String)> {
+    let target = Target::new("", "v1", "configmaps").namespace("kube-public").name("cluster-info");
+    let info: ConfigMap = client.get(target).await.context("read where the cluster is")?.typed()?;
+    let kubeconfig = info.data.unwrap_or_default().remove("kubeconfig").unwrap_or_default();
+    let server = pki::kubeconfig::server(&kubeconfig).context("cluster-info names no server")?;
+    let gateway = membership::own_range(&Paths::new(&place.data_dir)?)?.nth(1);
+    if gateway.is_some_and(|gateway| server.contains(&format!("://{gateway}:"))) {
+        bail!("no other machine reaches this cluster's API: start it with `isopod up --bind ADDRESS`");
+    }
+    let authority = pki::kubeconfig::authority(&kubeconfig).context("cluster-info names no authority")?;
+    let pins = pki::authority::pins(&authority)?.into_iter().map(|pin| format!(" --ca-cert-hash {pin}")).collect();
+    Ok((server.to_owned(), pins))
 }
 
 fn secrets() -> Target {
@@ -98,8 +118,8 @@ impl Wanted {
 }
 
 /// Go's way to write durations, as far as people use it: `90m`, `1h30m`, `24h`, `0`.
-fn seconds(text: &str) -> anyhow::Result<u64> {
-    let wrong = || format!("--ttl: {text:?} is not a duration such as 90m or 24h");
+pub fn seconds(option: &str, text: &str) -> anyhow::Result<u64> {
+    let wrong = || format!("{option}: {text:?} is not a duration such as 90m or 24h");
     if text == "0" {
         return Ok(0);
     }
@@ -156,11 +176,7 @@ async fn list(client: &Client) -> anyhow::Result<()> {
 /// Makes `cluster-info`, which everybody may read: where the API is and who vouches for it. The signatures are added by a
 /// controller.
 pub async fn publish(client: &Client, settings: &Settings, authority_pem: &str) -> anyhow::Result<()> {
-    let outside = |address: &&std::net::SocketAddr| {
-        !address.ip().is_loopback() && !address.ip().is_unspecified() && address.ip() != settings.gateway
-    };
-    let address = settings.listen.iter().find(outside).map_or(settings.gateway, |address| address.ip());
-    let server = format!("https://{}", std::net::SocketAddr::new(address, settings.port));
+    let server = format!("https://{}", settings.advertised());
     let info = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info", "namespace": "kube-public"},
         "data": {"kubeconfig": pki::kubeconfig::bare(&server, authority_pem)},
@@ -175,7 +191,7 @@ mod tests {
 
     #[test]
     fn reads_durations_as_people_write_them() {
-        let check = |text: &str, expected: Option<u64>| assert_eq!(seconds(text).ok(), expected, "{text}");
+        let check = |text: &str, expected: Option<u64>| assert_eq!(seconds("--ttl", text).ok(), expected, "{text}");
         check("24h", Some(86_400));
         check("1h30m", Some(5400));
         check("0", Some(0));

@@ -1,6 +1,7 @@
 //! One node's network: the pod network, Service rules, DNS, and the process that keeps serving when all else restarts.
 //!
 //! - [`bridge`] connects pods; it is a CNI plugin called in process.
+//! - [`peers`] keeps the way to other nodes' pods.
 //! - [`rules`] decides what the kernel does with packets to Services and makes it so.
 //! - [`dns`] answers for Services' names and forwards the rest.
 //! - [`dataplane`] is the process that runs DNS; [`feed`] is the agent's side of it and of the rules.
@@ -14,6 +15,7 @@ pub mod dns;
 pub mod feed;
 pub mod input;
 pub mod loopback;
+pub mod peers;
 pub mod rules;
 
 mod checkpoint;

@@ -47,6 +47,7 @@ impl TestNode {
             node_name: "node".into(),
             names: Names::default(),
             gateway: Some(self.network.gateway()),
+            node_ip: None,
             pod_cidrs: vec![self.options.pod_cidr],
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             host_ports: vec![(Protocol::Udp, 53), (Protocol::Tcp, 53)],

@@ -38,8 +38,6 @@ const IMAGES_MAX: usize = 50;
 pub struct Registration {
     pub name: String,
     pub address: IpAddr,
-    /// Addresses of the pods of this node.
-    pub pod_cidr: String,
     /// Port of the agent's own server; 0 for none.
     pub port: u16,
     pub labels: BTreeMap<String, String>,
@@ -185,11 +183,8 @@ impl Registration {
         let labels = self.all_labels();
         let node = Node {
             metadata: ObjectMeta { name: Some(self.name.clone()), labels: Some(labels), ..ObjectMeta::default() },
-            spec: Some(NodeSpec {
-                pod_cidr: Some(self.pod_cidr.clone()),
-                pod_cidrs: Some(vec![self.pod_cidr.clone()]),
-                ..NodeSpec::default()
-            }),
+            // The range of its pods' addresses is for the cluster to give.
+            spec: Some(NodeSpec::default()),
             status: None,
         };
         match client.create(Target::new("", "v1", "nodes"), &node).await {
@@ -197,6 +192,21 @@ impl Registration {
             Err(error) if error.is_already_exists() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes the Node, if there is none, and tells its addresses: what others have to know before the agent can run.
+    pub async fn announce(&self, client: &client::Client) -> Result<(), ClientError> {
+        self.register(client).await?;
+        let status = NodeStatus { addresses: Some(self.addresses()), ..NodeStatus::default() };
+        let mut body = api::value::Map::default();
+        body.insert("status", to_value(&status).unwrap_or_default());
+        let target = self.node(&self.name).subresource("status");
+        client.patch(target, PatchKind::Strategic, &api::value::Value::Object(body)).await.map(drop)
+    }
+
+    fn addresses(&self) -> Vec<NodeAddress> {
+        let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
+        vec![address("InternalIP", self.address.to_string()), address("Hostname", self.name.clone())]
     }
 
     /// What this node has for pods.
@@ -226,10 +236,7 @@ impl Registration {
             features: told_status
                 .map(|status| NodeFeatures { supplemental_groups_policy: Some(status.supplemental_groups_policy) }),
             runtime_handlers: told_status.map(handlers),
-            addresses: Some(vec![
-                address("InternalIP", self.address.to_string()),
-                address("Hostname", self.name.clone()),
-            ]),
+            addresses: Some(self.addresses()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: self.port.into() }),
             }),

@@ -8,7 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::Error;
 
@@ -168,4 +171,39 @@ pub fn validity(certificate_pem: &str) -> Result<(i64, i64), Error> {
         .map_err(|error| Error::malformed("certificate", error))?;
     let certificate = pem.parse_x509().map_err(|error| Error::malformed("certificate", error))?;
     Ok((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
+}
+
+/// Whether a certificate of a server is for all of these addresses.
+pub fn serves_at(certificate_pem: &str, addresses: &[IpAddr]) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()) else { return false };
+    pem.parse_x509().is_ok_and(|leaf| crate::files::covers(&leaf, &[], addresses))
+}
+
+/// The pins of all certificates in a PEM text, as kubeadm writes them: `sha256:` and the digest of the public key's DER.
+pub fn pins(certificates_pem: &str) -> Result<Vec<String>, Error> {
+    let mut pins = Vec::new();
+    for der in CertificateDer::pem_slice_iter(certificates_pem.as_bytes()) {
+        let der = der.map_err(|error| Error::malformed("certificate", error))?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|error| Error::malformed("certificate", error))?;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate.public_key().raw);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        pins.push(format!("sha256:{hex}"));
+    }
+    Ok(pins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_the_digest_of_the_public_key() {
+        // The pin was made with `openssl x509 -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256`.
+        let certificate = include_str!("pinned.crt");
+        let expected = "sha256:1efd9d21953ccbfb99707140fe0f3f9d3b144ea3c42e78377a2d399230cc2b19";
+        assert_eq!(pins(certificate).unwrap(), [expected]);
+        assert_eq!(pins(&format!("{certificate}{certificate}")).unwrap().len(), 2);
+        assert!(pins("").unwrap().is_empty());
+    }
 }

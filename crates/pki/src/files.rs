@@ -161,7 +161,11 @@ fn serves(certificate_pem: &str, authority: &Authority, common_name: &str, purpo
     subject_is && covers(&leaf, names, addresses)
 }
 
-fn covers(leaf: &x509_parser::certificate::X509Certificate<'_>, names: &[String], addresses: &[IpAddr]) -> bool {
+pub(crate) fn covers(
+    leaf: &x509_parser::certificate::X509Certificate<'_>,
+    names: &[String],
+    addresses: &[IpAddr],
+) -> bool {
     use x509_parser::extensions::GeneralName;
     let Ok(alternatives) = leaf.subject_alternative_name() else { return false };
     let present = alternatives.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();

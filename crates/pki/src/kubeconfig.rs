@@ -54,6 +54,18 @@ pub fn bare(server: &str, authority_pem: &str) -> String {
     )
 }
 
+/// The authority that a kubeconfig of one cluster names, PEM.
+pub fn authority(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("certificate-authority-data:"))?;
+    let pem = base64::engine::general_purpose::STANDARD.decode(line.trim()).ok()?;
+    String::from_utf8(pem).ok()
+}
+
+/// Where the cluster of such a kubeconfig is.
+pub fn server(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.trim_start().strip_prefix("server:")).map(str::trim)
+}
+
 /// Whether `text` is a kubeconfig for this server, authority and an unexpired-enough client certificate of this user.
 ///
 /// Used to leave a good file alone, so that clients that watch it are not disturbed.
@@ -65,8 +77,7 @@ pub fn still_good(text: &str, wanted: &Kubeconfig<'_>, now: jiff::Timestamp) -> 
             .ok()
             .and_then(|bytes| String::from_utf8(bytes).ok())
     };
-    let server = text.lines().find_map(|line| line.trim_start().strip_prefix("server:")).map(str::trim);
-    server == Some(wanted.server)
-        && data("certificate-authority-data:").as_deref() == Some(wanted.authority_pem)
+    server(text) == Some(wanted.server)
+        && authority(text).as_deref() == Some(wanted.authority_pem)
         && data("client-certificate-data:").is_some_and(|pem| !crate::authority::renewal_due(&pem, now))
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rcgen::SigningKey as _;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, SigningKey as _};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -83,6 +83,33 @@ impl CertificateRequest {
             .verify_signature()
             .map_err(|error| Error::Untrusted(format!("signature of the certificate request: {error}")))?;
         named(&request)
+    }
+}
+
+/// A request for a certificate with the key that it is for, both PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Wish {
+    pub request_pem: String,
+    pub key_pem: String,
+}
+
+impl Wish {
+    /// Makes a new key and a request that names this user, group and these alternative names.
+    pub fn make(common_name: &str, organization: &str, names: &[String], addresses: &[IpAddr]) -> Result<Wish, Error> {
+        let mut params = CertificateParams::default();
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::OrganizationName, organization);
+        subject.push(DnType::CommonName, common_name);
+        params.distinguished_name = subject;
+        for name in names {
+            let name = name.as_str().try_into().map_err(|error| Error::make("alternative name", error))?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        let key = KeyPair::generate().map_err(|error| Error::make("key", error))?;
+        let request = params.serialize_request(&key).map_err(|error| Error::make("certificate request", error))?;
+        let request_pem = request.pem().map_err(|error| Error::make("certificate request", error))?;
+        Ok(Wish { request_pem, key_pem: key.serialize_pem() })
     }
 }
 
@@ -264,8 +291,6 @@ fn pem(der: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
-
     use super::*;
     use crate::identity::ClientVerifier;
 
@@ -275,22 +300,16 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
-    fn request(names: &[SanType]) -> String {
-        let mut params = CertificateParams::default();
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::OrganizationName, "system:nodes");
-        subject.push(DnType::CommonName, "system:node:a");
-        params.distinguished_name = subject;
-        params.subject_alt_names = names.to_vec();
-        let key = KeyPair::generate().unwrap();
-        params.serialize_request(&key).unwrap().pem().unwrap()
+    fn request(names: &[&str], addresses: &[&str]) -> String {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Wish::make("system:node:a", "system:nodes", &names, &addresses).unwrap().request_pem
     }
 
     #[test]
     fn signs_what_was_asked_for() {
         let authority = Authority::generate("kubernetes", at(NOW)).unwrap();
-        let names = [SanType::DnsName("a".try_into().unwrap()), SanType::IpAddress("10.0.0.1".parse().unwrap())];
-        let request = CertificateRequest::read(request(&names).as_bytes()).unwrap();
+        let request = CertificateRequest::read(request(&["a"], &["10.0.0.1"]).as_bytes()).unwrap();
         assert_eq!(
             (request.common_name.as_str(), &request.organizations[..]),
             ("system:node:a", &["system:nodes".to_owned()][..])
@@ -312,7 +331,7 @@ mod tests {
     #[test]
     fn a_certificate_for_servers_proves_no_client() {
         let authority = Authority::generate("kubernetes", at(NOW)).unwrap();
-        let request = CertificateRequest::read(request(&[]).as_bytes()).unwrap();
+        let request = CertificateRequest::read(request(&[], &[]).as_bytes()).unwrap();
         let usages = ["server auth".to_owned()];
         let pem = authority.sign_request(&request, &usages, Duration::from_secs(3600), at(NOW)).unwrap();
         let chain = [CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()];
@@ -339,7 +358,7 @@ mod tests {
         let authority = Authority::generate("kubernetes", at(NOW)).unwrap();
         assert_eq!(read(authority.certificate_pem()), "PEM block type must be CERTIFICATE REQUEST");
         use base64::Engine as _;
-        let text = request(&[]);
+        let text = request(&[], &[]);
         let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
         let mut der = base64::engine::general_purpose::STANDARD.decode(body).unwrap();
         let at = der.windows(13).position(|window| window == b"system:node:a").unwrap();

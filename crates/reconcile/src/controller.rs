@@ -23,13 +23,15 @@ pub struct Now {
 }
 
 /// A range of addresses and how it is divided among nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRanges {
     pub network: Ipv4Addr,
     /// The length of the whole range's prefix.
     pub prefix: u8,
     /// The length of a node's prefix. Upstream: `--node-cidr-mask-size`.
     pub node_prefix: u8,
+    /// The node whose range was chosen beforehand, and where that begins: it gets no other, and nobody else gets it.
+    pub chosen: Option<(Arc<str>, Ipv4Addr)>,
 }
 
 /// What a request for a certificate asks for.
@@ -47,6 +49,9 @@ pub struct WantedCertificate {
 pub trait Authority: Debug + Send + Sync {
     /// Reads a request in PEM; what is wrong with it otherwise. The same for the same request.
     fn read(&self, request: &[u8]) -> Result<WantedCertificate, String>;
+    /// Whether an address is the cluster's own (the API server's, a Service's, a pod's), so that no node gets a certificate
+    /// for it.
+    fn keeps(&self, address: IpAddr) -> bool;
     /// The detached signature of a text with a bootstrap token (JWS, HS256). The same for the same texts.
     fn signature(&self, text: &str, token_id: &str, token_secret: &str) -> String;
     /// Until when a certificate in PEM is valid.
@@ -66,6 +71,9 @@ pub struct Facts {
     pub root_ca: Arc<str>,
     /// From where nodes get the addresses of their pods; nothing when they bring their own.
     pub node_ranges: Option<NodeRanges>,
+    /// How long a node may be silent before it is taken for dead; upstream's default when absent.
+    /// Upstream: `--node-monitor-grace-period`.
+    pub node_monitor_grace_period: Option<Duration>,
     /// The answers to the needs that this decision named before, in this round.
     pub answers: BTreeMap<Need, bool>,
 }

@@ -74,6 +74,8 @@ pub struct Runner {
     pub root_ca: Arc<str>,
     /// From where nodes get the addresses of their pods.
     pub node_ranges: Option<NodeRanges>,
+    /// How long a node may be silent; upstream's default when absent.
+    pub node_monitor_grace_period: Option<Duration>,
     /// Who signs requests for certificates.
     pub authority: Option<Arc<dyn Authority>>,
     /// Makes the client of one controller, which acts under its own service account.
@@ -89,7 +91,8 @@ impl Runner {
         let facts = Facts {
             authority: self.authority.clone(),
             root_ca: self.root_ca.clone(),
-            node_ranges: self.node_ranges,
+            node_ranges: self.node_ranges.clone(),
+            node_monitor_grace_period: self.node_monitor_grace_period,
             ..Facts::default()
         };
         let this = Loop::<C>::new(client, recorder, self.caches.clone(), facts);

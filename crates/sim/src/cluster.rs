@@ -210,6 +210,7 @@ impl Loops {
                 tasks: tasks.clone(),
                 root_ca: "certificate".into(),
                 node_ranges: None,
+                node_monitor_grace_period: None,
                 authority: None,
                 client_of: Box::new(move |controller| {
                     client(User::service_account("kube-system", account(controller), ""), "kube-controller-manager")

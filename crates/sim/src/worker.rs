@@ -159,7 +159,6 @@ fn options(around: &Surroundings, name: &str, cable: &Cable, runtime: FakeRuntim
         registration: Registration {
             name: name.to_owned(),
             address: "192.0.2.7".parse().expect("an address"),
-            pod_cidr: "10.0.0.0/16".into(),
             port: 0,
             labels: BTreeMap::new(),
             machine: Machine {

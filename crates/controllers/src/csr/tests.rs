@@ -1,19 +1,20 @@
 //! Tests of the controllers of requests for certificates.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::Key;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use reconcile::plan::kinds::SIGNING_REQUESTS;
+use reconcile::plan::kinds::{NODES, SIGNING_REQUESTS};
 use reconcile::{Authority, Controller, Facts, Need, Now, Outcomes, Plan, WantedCertificate};
 use stdx::Mono;
 
 use super::{CsrApprover, CsrCleaner, CsrSigner};
 use crate::testing::{World, resources_of};
 
-/// Takes requests for lists of words: common name, organization, DNS names.
+/// Takes requests for lists of words: common name, organization, DNS names and addresses. Keeps 10.96.0.0/16 for itself.
 #[derive(Debug)]
 struct Words;
 
@@ -21,12 +22,22 @@ impl Authority for Words {
     fn read(&self, request: &[u8]) -> Result<WantedCertificate, String> {
         let text = String::from_utf8_lossy(request).into_owned();
         let mut words = text.split(' ').map(str::to_owned);
-        Ok(WantedCertificate {
+        let mut wanted = WantedCertificate {
             common_name: words.next().unwrap_or_default(),
             organizations: words.next().into_iter().collect(),
-            dns_names: words.collect(),
             ..WantedCertificate::default()
-        })
+        };
+        for word in words {
+            match word.parse() {
+                Ok(address) => wanted.addresses.push(address),
+                Err(_) => wanted.dns_names.push(word),
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn keeps(&self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(address) if address.octets()[..2] == [10, 96])
     }
 
     fn signature(&self, _: &str, _: &str, _: &str) -> String {
@@ -131,6 +142,42 @@ fn only_requests_of_node_agents_are_approved_by_roles() {
     nothing(CLIENT, "system:node:a system:masters");
     nothing(CLIENT, "admin system:nodes");
     nothing(CLIENT, "system:node:a system:nodes a.example.com");
+}
+
+#[test]
+fn a_node_serves_under_its_own_name_and_addresses_only() {
+    let asked = |user: &str, words: &str| {
+        let mut world = world(user, SERVING, words);
+        for (name, address) in [("elder", "192.0.2.1"), ("a", "192.0.2.2"), ("kubernetes", "192.0.2.3")] {
+            let addresses = if name == "a" {
+                r#"{"type":"InternalIP","address":"192.0.2.2"},{"type":"ExternalIP","address":"192.0.2.1"},
+                {"type":"InternalIP","address":"10.96.0.1"},{"type":"InternalIP","address":"127.0.0.1"}"#
+                    .to_owned()
+            } else {
+                format!(r#"{{"type":"InternalIP","address":"{address}"}}"#)
+            };
+            world.create(
+                NODES,
+                "",
+                &format!(r#"{{"metadata":{{"name":"{name}"}},"status":{{"addresses":[{addresses}]}}}}"#),
+            );
+            world.pass(1000);
+        }
+        let needs = decide::<CsrApprover>(&world, &facts()).needs;
+        needs.iter().any(|need| matches!(need, Need::Permitted { subresource, .. } if subresource == "selfnodeserver"))
+    };
+    let check = |user: &str, words: &str, expected: bool| assert_eq!(asked(user, words), expected, "{user}: {words}");
+    check("system:node:a", "system:node:a system:nodes a 192.0.2.2", true);
+    check("system:node:a", "system:node:a system:nodes a", true);
+    check("system:node:elder", "system:node:elder system:nodes elder 192.0.2.1", true);
+    check("system:node:a", "system:node:a system:nodes a 192.0.2.9", false);
+    check("system:node:a", "system:node:a system:nodes a 192.0.2.1", false);
+    check("system:node:a", "system:node:a system:nodes a 10.96.0.1", false);
+    check("system:node:a", "system:node:a system:nodes a 127.0.0.1", false);
+    check("system:node:a", "system:node:a system:nodes b 192.0.2.2", false);
+    check("system:node:b", "system:node:a system:nodes a 192.0.2.2", false);
+    check("system:node:kubernetes", "system:node:kubernetes system:nodes kubernetes 192.0.2.3", false);
+    check("system:node:absent", "system:node:absent system:nodes absent 192.0.2.8", false);
 }
 
 #[test]

@@ -25,7 +25,8 @@ const LAG: Duration = Duration::from_secs(1);
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// Before a node is called silent, the API has to have said so for this long: after an outage of its own, or of the way to it,
-/// nodes have had no chance to renew their leases, which they do every ten seconds.
+/// nodes have had no chance to renew their leases, which they do every ten seconds. Where nodes may be silent for less than
+/// usual, it is as much of that as it usually is.
 const CONFIRMED: Duration = Duration::from_secs(15);
 
 /// Where a node shows that it lives.
@@ -72,16 +73,17 @@ pub(super) fn judge(signs: &Signs, now: Now, facts: &Facts, memory: &mut Memory)
     let renewed = lease.and_then(|lease| lease.spec?.renew_time).map(|time| time.0);
     let lite: &NodeLite = node.project();
     let never = super::ready(node).is_none();
-    let grace = if never { STARTUP_GRACE } else { GRACE };
+    let grace = if never { STARTUP_GRACE } else { facts.node_monitor_grace_period.unwrap_or(GRACE) };
+    let to_confirm = CONFIRMED.min(grace * 3 / 10);
     let seen = look(node, renewed, now, memory);
     let mut silent = now.mono - seen.at;
     if never && renewed.is_none() {
         let age = now.wall.duration_since(lite.meta.creation.unwrap_or(now.wall));
         silent = silent.max(age.max(SignedDuration::ZERO).unsigned_abs());
     }
-    if silent < grace - CONFIRMED {
+    if silent < grace - to_confirm {
         memory.confirmed = None;
-        return Verdict::Alive { look_again: grace - CONFIRMED - silent };
+        return Verdict::Alive { look_again: grace - to_confirm - silent };
     }
     let Some(change) = silence(node, now) else { return Verdict::Told };
     let needs = unchanged(signs);
@@ -95,7 +97,7 @@ pub(super) fn judge(signs: &Signs, now: Now, facts: &Facts, memory: &mut Memory)
         Some(_) => {}
     }
     let confirmed = now.mono - *memory.confirmed.get_or_insert(now.mono);
-    let wait = (grace.saturating_sub(silent)).max(CONFIRMED.saturating_sub(confirmed));
+    let wait = (grace.saturating_sub(silent)).max(to_confirm.saturating_sub(confirmed));
     if wait.is_zero() { Verdict::Silent(change) } else { Verdict::Alive { look_again: wait } }
 }
 

@@ -98,7 +98,7 @@ fn node_routes(options: &BridgeOptions, bridge: u32, gateway: IpAddr) -> Vec<Rou
     std::iter::once(pods).chain(services).collect()
 }
 
-/// Removes our bridge, our pods' interfaces and our routes from the namespace that the calling thread is in.
+/// Removes our bridge, our pods' interfaces and our routes, also those to other nodes, from the namespace that the calling thread is in.
 pub(crate) fn remove_links(names: &Names, pod_cidr: Cidr) -> Result<(), NetError> {
     let socket = Socket::route().map_err(NetError::kernel("open a routing socket"))?;
     let links = socket.links().map_err(NetError::kernel("list interfaces"))?;
@@ -108,7 +108,9 @@ pub(crate) fn remove_links(names: &Names, pod_cidr: Cidr) -> Result<(), NetError
     }
     let routes = socket.routes().map_err(NetError::kernel("list routes"))?;
     for (route, owner) in routes {
-        if owner == Owner::Us && route.way == Way::Unreachable && route.to == pod_cidr.network() {
+        let own_range = route.way == Way::Unreachable && route.to == pod_cidr.network();
+        let to_peer = matches!(route.way, Way::Gateway(..));
+        if owner == Owner::Us && (own_range || to_peer) {
             socket.remove_route(&route).map_err(NetError::kernel(format!("remove the route to {}", route.to)))?;
         }
     }

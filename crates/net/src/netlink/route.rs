@@ -98,7 +98,7 @@ pub(crate) struct Route {
 pub(crate) enum Way {
     /// Neighbours on the link with this index.
     Link(u32),
-    /// Over a gateway on the link with this index.
+    /// Over a gateway on the link with this index; 0 for the link on which the kernel finds it.
     Gateway(IpAddr, u32),
     /// Not at all: senders are told at once.
     Unreachable,
@@ -170,6 +170,12 @@ impl Socket {
         self.request(|batch, flags| drop(batch.message(RTM_NEWLINK, flags, &link_header(index, IFF_UP, IFF_UP))))
     }
 
+    /// Takes an interface down.
+    #[cfg(test)]
+    pub(crate) fn set_down(&self, index: u32) -> Result<(), NetlinkError> {
+        self.request(|batch, flags| drop(batch.message(RTM_NEWLINK, flags, &link_header(index, 0, IFF_UP))))
+    }
+
     /// Removes an interface (of a pair: both). Succeeds when there is none of that index.
     pub(crate) fn remove_link(&self, index: u32) -> Result<(), NetlinkError> {
         let answer = self.request(|batch, flags| drop(batch.message(RTM_DELLINK, flags, &link_header(index, 0, 0))));
@@ -226,6 +232,17 @@ impl Socket {
     }
 }
 
+/// Whether a notification may mean that routes to other nodes are missing now, or can be made now: a link of the machine's
+/// own changed, an address came, one of the routes went.
+pub(crate) fn concerns_peers(message: &Incoming<'_>) -> bool {
+    match message.kind {
+        RTM_NEWLINK => link_of(message).is_none_or(|link| link.group != LINK_GROUP),
+        RTM_NEWADDR => true,
+        RTM_DELROUTE => message.payload.get(5) == Some(&ROUTE_PROTOCOL) && message.payload.get(1) != Some(&32),
+        _ => false,
+    }
+}
+
 /// Who put a route there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -268,6 +285,7 @@ fn write_route(batch: &mut Batch, kind: u16, flags: u16, route: &Route) {
     message.put(RTA_DST, &octets(to.address()));
     match route.way {
         Way::Link(index) => message.put_u32(RTA_OIF, index),
+        Way::Gateway(gateway, 0) => message.put(RTA_GATEWAY, &octets(gateway)),
         Way::Gateway(gateway, index) => message.put(RTA_GATEWAY, &octets(gateway)).put_u32(RTA_OIF, index),
         Way::Unreachable => &mut message,
     };

@@ -81,6 +81,15 @@ impl Socket {
         Socket::open(Some(NETFILTER), 1 << (NFNLGRP_NFTABLES - 1))
     }
 
+    /// A socket that is told of changes of links, of addresses and of routes of IPv4.
+    pub(crate) fn route_changes() -> Result<Socket, NetlinkError> {
+        const RTNLGRP_LINK: u32 = 1;
+        const RTNLGRP_IPV4_IFADDR: u32 = 5;
+        const RTNLGRP_IPV4_ROUTE: u32 = 7;
+        let groups = [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE];
+        Socket::open(None, groups.iter().map(|group| 1 << (group - 1)).sum())
+    }
+
     fn open(protocol: Option<Protocol>, groups: u32) -> Result<Socket, NetlinkError> {
         #[cfg(test)]
         crate::scratch::assert_own_namespace();

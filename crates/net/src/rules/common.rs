@@ -114,11 +114,11 @@ pub(super) fn source_address(to: Register) -> Step {
     Step::Network { offset: 12, length: 4, to }
 }
 
-fn destination_address(to: Register) -> Step {
+pub(super) fn destination_address(to: Register) -> Step {
     Step::Network { offset: 16, length: 4, to }
 }
 
-fn destination_port(to: Register) -> Step {
+pub(super) fn destination_port(to: Register) -> Step {
     Step::Transport { offset: 2, length: 2, to }
 }
 

@@ -5,17 +5,21 @@
 //! its beginning, as upstream's proxy puts its own into iptables', and marked by a comment.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use rustix::io::Errno;
 
 use super::NodeFacts;
+use super::common::{destination_address, destination_port, in_network, pod_ranges, source_address};
 use super::expression::{Fact, Register, Step};
 use super::transaction::{
     AF_INET, GETCHAIN, GETRULE, NEWCHAIN, NEWRULE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY,
     NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_TABLE,
     NFTA_RULE_USERDATA, Transaction, body, comment_of,
 };
+use crate::input::Protocol;
 use crate::names::Names;
+use crate::netlink::route::octets;
 use crate::netlink::{NetlinkError, Socket};
 
 const AF_INET_BOTH: u8 = 1;
@@ -83,29 +87,46 @@ fn wanted_rules(chain: &ForeignChain, facts: &NodeFacts) -> Vec<(String, Vec<Ste
     if chain.hook == HOOK_FORWARD {
         let to_pods =
             [Step::Meta { fact: Fact::OutputName, to: Register::A }, Step::Equal { of: Register::A, value: prefix }];
-        return vec![
+        let mut wanted = vec![
             (format!("{tag}: from pods"), [&from_pods[..], &[Step::Accept]].concat()),
             (format!("{tag}: to pods"), [&to_pods[..], &[Step::Accept]].concat()),
         ];
+        wanted.extend(pod_ranges(facts).flat_map(|range| passing(&tag, range)));
+        return wanted;
     }
-    let Some(gateway) = facts.gateway.filter(std::net::IpAddr::is_ipv4) else { return Vec::new() };
-    let to_node = [
-        Step::Meta { fact: Fact::Family, to: Register::A },
-        Step::Equal { of: Register::A, value: vec![AF_INET] },
-        Step::Network { offset: 16, length: 4, to: Register::A },
-        Step::Equal { of: Register::A, value: crate::netlink::route::octets(gateway) },
-    ];
-    let port = |(protocol, port): &(crate::input::Protocol, u16)| {
+    let to_node = |address: &IpAddr| {
+        let mut steps = of_ipv4().to_vec();
+        steps.push(destination_address(Register::A));
+        steps.push(Step::Equal { of: Register::A, value: octets(*address) });
+        steps
+    };
+    let port = |address: &IpAddr, (protocol, port): &(Protocol, u16)| {
         let to_port = [
             Step::Meta { fact: Fact::TransportProtocol, to: Register::A },
             Step::Equal { of: Register::A, value: vec![protocol.number()] },
-            Step::Transport { offset: 2, length: 2, to: Register::A },
+            destination_port(Register::A),
             Step::Equal { of: Register::A, value: port.to_be_bytes().to_vec() },
             Step::Accept,
         ];
-        (format!("{tag}: {gateway} {} {port}", protocol.lower()), [&from_pods[..], &to_node, &to_port].concat())
+        let comment = format!("{tag}: {address} {} {port}", protocol.lower());
+        (comment, [&from_pods[..], &to_node(address), &to_port].concat())
     };
-    facts.host_ports.iter().map(port).collect()
+    let addresses = facts.gateway.iter().chain(&facts.node_ip).filter(|address| address.is_ipv4());
+    addresses.flat_map(|address| facts.host_ports.iter().map(move |known| port(address, known))).collect()
+}
+
+/// What this node passes on between a client outside and a pod of another node, who came to a port of this one.
+fn passing(tag: &str, range: &cni::Cidr) -> [(String, Vec<Step>); 2] {
+    let ends = [("to", destination_address(Register::A)), ("from", source_address(Register::A))];
+    ends.map(|(way, address)| {
+        let steps = [&of_ipv4()[..], &[address], &in_network(Register::A, range), &[Step::Accept]].concat();
+        (format!("{tag}: {way} {range}"), steps)
+    })
+}
+
+/// Goes on if the packet is one of IPv4, of which chains of the family of both see others.
+fn of_ipv4() -> [Step; 2] {
+    [Step::Meta { fact: Fact::Family, to: Register::A }, Step::Equal { of: Register::A, value: vec![AF_INET] }]
 }
 
 /// Makes the rules with our tag in `chain` those of `wanted`; whether that took a change.

@@ -43,11 +43,14 @@ pub struct NodeFacts {
     /// The node's own address in the pod network: what a pod sees as its peer when it talks to itself over a Service.
     /// Where it is absent (a pod network of somebody else), the outgoing interface's address is used.
     pub gateway: Option<IpAddr>,
+    /// The node's address among the machines, if that is another one: pods reach the API server by it.
+    #[serde(default)]
+    pub node_ip: Option<IpAddr>,
     /// This node's ranges of pod addresses: what they send out of the cluster bears the node's address.
     pub pod_cidrs: Vec<Cidr>,
     /// The ranges of all nodes' pods: pods see one another's own addresses.
     pub cluster_cidrs: Vec<Cidr>,
-    /// Ports of [`NodeFacts::gateway`] that pods must reach also where a host firewall drops what it does not know.
+    /// Ports of [`NodeFacts::gateway`] and [`NodeFacts::node_ip`] that pods must reach also where a host firewall drops what it does not know.
     pub host_ports: Vec<(Protocol, u16)>,
 }
 
