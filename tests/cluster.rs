@@ -106,16 +106,16 @@ impl Cluster {
 
     /// Starts `isopod agent`, which makes this machine a node of another cluster, and waits until it runs.
     pub fn agent(&mut self, options: &[&str]) {
-        self.start(self.machine.command("up", &self.isopod), "agent", options);
+        self.start_as(self.machine.command("up", &self.isopod), "agent", options);
         self.wait_for("its pods have addresses of");
     }
 
     /// Starts `isopod up` as that command, without waiting.
     pub fn start_up(&mut self, command: Command, options: &[&str]) {
-        self.start(command, "up", options);
+        self.start_as(command, "up", options);
     }
 
-    fn start(&mut self, mut command: Command, verb: &str, options: &[&str]) {
+    fn start_as(&mut self, mut command: Command, verb: &str, options: &[&str]) {
         let log =
             File::options().create(true).append(true).open(self.machine.folder.join("up.log")).expect("open a log");
         command.arg(verb).arg("--data-dir").arg(self.data()).args(options);

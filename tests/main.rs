@@ -15,6 +15,7 @@ mod crashes;
 mod example;
 mod faults;
 mod kubectl;
+mod leaks;
 mod lifecycle;
 mod metrics;
 mod nodes;

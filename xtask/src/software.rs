@@ -245,9 +245,8 @@ fn placed(path: &str) -> Option<String> {
     let path = path.trim_start_matches("./").trim_matches('/');
     let top = path.split('/').next().unwrap_or_default();
     let path = if ["bin", "sbin", "lib", "lib64"].contains(&top) { format!("usr/{path}") } else { path.to_owned() };
-    let unread =
-        |folder: &&str| path.strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    (!path.is_empty() && !UNREAD.iter().any(|folder| unread(&folder))).then_some(path)
+    let unread = |folder: &&str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    (!path.is_empty() && !UNREAD.iter().any(|folder| unread(folder))).then_some(path)
 }
 
 #[cfg(test)]

@@ -80,6 +80,8 @@ const LONG_FUNCTIONS: &[&str] = include!("long_functions.in");
 
 /// Names that say nothing of what a thing is.
 const BANNED_ENDINGS: &[&str] = &["Manager", "Helper", "Util", "Utils", "Handler"];
+/// The field's own terms that end so.
+const TERMS: &[&str] = &["RuntimeHandler"];
 /// Words that belong to a workshop, not to the project.
 const BANNED_WORDS: &[&str] = &["todo!(", "unimplemented!(", "#[ignore"];
 
@@ -181,7 +183,8 @@ fn source(name: &str, text: &str, faults: &mut Vec<String>) {
         let declared = ["struct ", "enum ", "trait "].iter().find_map(|keyword| line.strip_prefix(keyword));
         let Some(declared) = declared else { continue };
         let declared: String = declared.chars().take_while(|character| character.is_alphanumeric()).collect();
-        if BANNED_ENDINGS.iter().any(|ending| declared.ends_with(ending)) {
+        let banned = BANNED_ENDINGS.iter().any(|ending| declared.ends_with(ending));
+        if banned && !TERMS.contains(&declared.as_str()) {
             faults.push(format!("{name}: {declared} says nothing of what it is"));
         }
     }

@@ -303,7 +303,7 @@ mod tests {
         check("ABCDEF.0123456789abcdef", false);
         check("abcdef0123456789abcdef", false);
         let good = format!("sha256:{}", "0a".repeat(32));
-        assert!(pin_faults(&[good.clone()]).is_empty());
+        assert!(pin_faults(std::slice::from_ref(&good)).is_empty());
         assert_eq!(pin_faults(&[good, "sha1:00".into(), "sha256:00".into()]).len(), 2);
     }
 }

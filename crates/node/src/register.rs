@@ -228,7 +228,6 @@ impl Registration {
             tracing::warn!(%error, "container runtime is down");
         }
         let told_status = runtime_status.as_ref().ok();
-        let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
         NodeStatus {
             capacity: Some(self.reserved.capacity(machine.capacity())),
             allocatable: Some(self.reserved.allocatable(machine.capacity())),

@@ -70,7 +70,8 @@ async fn fill(server: &Server, count: usize) -> Result<Vec<Measure>> {
     let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64() / WATCHED.as_secs_f64();
     let late = probes.late(from, count)?;
     let each = |before: f64, after: f64| (after - before) / count as f64;
-    let megabytes = |what: &str, value: f64, budget| Measure { what: what.into(), value, unit: Unit::Megabytes, budget };
+    let megabytes =
+        |what: &str, value: f64, budget| Measure { what: what.into(), value, unit: Unit::Megabytes, budget };
     Ok(vec![
         rate("pods started", count as u64, started, "≥ 20 /s"),
         megabytes("memory of the processes, each pod", each(before.processes, after.processes), "≤ 1.5 MB"),

@@ -8,7 +8,7 @@ use crate::world::{World, command, script, with_world};
 
 /// Makes and starts a container if that can be done, and answers what it said to its end; else why not.
 async fn attempt(world: &World, sandbox: &str, config: cri::ContainerConfig) -> Result<String, String> {
-    let id = world.runtime.create_container(sandbox, config).await.map_err(|error| error.to_string())?;
+    let id = world.create(sandbox, config).await.map_err(|error| error.to_string())?;
     let started = world.runtime.start_container(&id).await;
     let mut events = world.runtime.events();
     while world.status(&id).await.state == ContainerState::Running {

@@ -1,0 +1,190 @@
+//! Issue 3's Show 6: agent and supervisors are killed at random moments of 200 pod starts and stops, and nothing stays behind.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::clock::{pause, until};
+use crate::cluster::{Cluster, kubectls};
+
+const ROUNDS: u64 = 25;
+/// Of them, the last two run to their end.
+const PODS: usize = 8;
+/// What the pods that run to their end say then.
+const CODE: i64 = 3;
+/// Longest wait before a kill, in milliseconds: a start takes less, a stop of eight a little more.
+const WAIT_MAX: u64 = 250;
+
+/// Random numbers that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below.max(1)
+    }
+
+    fn wait(&mut self) {
+        pause(Duration::from_millis(self.roll(WAIT_MAX)));
+    }
+}
+
+/// What pods take of a machine, as the kernel and the data folder tell it, one thing a line.
+fn taken(cluster: &Cluster) -> String {
+    let data = cluster.data().display().to_string();
+    cluster.machine.shell(&format!(
+        "cd /; \
+         ip -o link | cut -d: -f2 | cut -d@ -f1 | sed 's/^ */link /' | sort; \
+         ip route show table all | grep -v '^broadcast\\|^fe80\\|^multicast\\|^local' | sed 's/^/route /' | sort; \
+         nft list ruleset | sed 's/^/rule /; s/counter packets [0-9]* bytes [0-9]*//; s/ expires [0-9a-z]*//'; \
+         cut -d' ' -f5 /proc/self/mountinfo | sed 's/^/mount /' | sort; \
+         find /sys/fs/cgroup -type d -path '*kubepods*' | sed 's/^/group /' | sort; \
+         find /run -mindepth 1 -not -path '*/proc/*' | sed 's/^/run /' | sort; \
+         find {data} -mindepth 1 -type d -not -path '{data}/store*' | sed 's/^/folder /' | sort; \
+         for process in /proc/[0-9]*; do \
+         echo \"process $(readlink $process/exe) $(tr '\\0' ' ' <$process/cmdline | cut -d' ' -f1,2)\"; done 2>/dev/null \
+         | grep -v '/sh \\|/sleep\\|/readlink\\|/tr \\|/cut \\|/bin/' | sort; \
+         for process in /proc/[0-9]*; do readlink $process/ns/net; done 2>/dev/null | sort -u | wc -l | sed 's/^/networks /'"
+    ))
+}
+
+/// The processes of this machine that run supervisors or stand at the head of a container.
+fn supervisors(cluster: &Cluster) -> Vec<u32> {
+    let line = "for process in /proc/[0-9]*; do case \"$(readlink $process/exe)\" in /memfd:isopod-shim*) echo ${process#/proc/};; esac; done 2>/dev/null";
+    cluster.machine.shell(line).lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Kills one of them, if there is any; how many that were.
+fn kill_one(cluster: &Cluster, dice: &mut Dice) -> i64 {
+    let all = supervisors(cluster);
+    let Some(pid) = all.get(dice.roll(all.len() as u64) as usize) else { return 0 };
+    // It may have ended by itself meanwhile.
+    cluster.machine.shell(&format!("kill -9 {pid} 2>/dev/null || true"));
+    1
+}
+
+fn pods(round: u64) -> Value {
+    let pod = |index: usize| {
+        let (name, ends) = (format!("pod-{round}-{index}"), index >= PODS - 2);
+        let line = if ends { format!("sleep 0.1; exit {CODE}") } else { "exec sleep 100000".to_owned() };
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"round": round.to_string()}},
+            "spec": {
+                "restartPolicy": if ends { "Never" } else { "Always" }, "terminationGracePeriodSeconds": 0,
+                "volumes": [{"name": "room", "emptyDir": {"medium": "Memory"}}, {"name": "disk", "emptyDir": {}}],
+                "containers": [{
+                    "name": "main", "image": "busybox:test", "command": ["sh", "-c", line],
+                    "ports": [{"containerPort": 80, "hostPort": 20000 + index}],
+                    "volumeMounts": [{"name": "room", "mountPath": "/room"}, {"name": "disk", "mountPath": "/disk"}],
+                }],
+            },
+        })
+    };
+    json!({"apiVersion": "v1", "kind": "List", "items": (0..PODS).map(pod).collect::<Vec<_>>()})
+}
+
+/// Lets kubectl do something while this test does something else.
+fn begin(cluster: &Cluster, arguments: &[&str]) -> Child {
+    let mut command = cluster.kubectl_command(&kubectls()[1]);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run kubectl")
+}
+
+/// What is wrong with the pods of a round, of whose processes so many were killed.
+fn faults(pods: &Value, kills: i64) -> String {
+    let (mut faults, mut killed) = (String::new(), 0);
+    let items = pods["items"].as_array().cloned().unwrap_or_default();
+    if items.len() != PODS {
+        writeln!(faults, "{} pods", items.len()).expect("a string takes everything");
+    }
+    for pod in items {
+        let (name, status) = (&pod["metadata"]["name"], &pod["status"]["containerStatuses"][0]);
+        let ended = &status["state"]["terminated"];
+        let right = if pod["spec"]["restartPolicy"] == "Always" {
+            killed += status["restartCount"].as_i64().unwrap_or(0);
+            pod["status"]["phase"] == "Running" && status["ready"] == true && !status["state"]["running"].is_null()
+        } else {
+            killed += i64::from(ended["exitCode"] == 137);
+            pod["status"]["phase"] == "Failed" && (ended["exitCode"] == CODE || ended["exitCode"] == 137)
+        };
+        if !right {
+            writeln!(faults, "{name}: {}", pod["status"]).expect("a string takes everything");
+        }
+    }
+    if killed > kills {
+        writeln!(faults, "{killed} containers ended before their time, and {kills} were killed").expect("as above");
+    }
+    faults
+}
+
+/// Processes of pods that should run there, by the kernel.
+fn sleepers(cluster: &Cluster) -> usize {
+    let line = "grep -la '^sleep.100000' /proc/[0-9]*/cmdline 2>/dev/null | wc -l";
+    cluster.machine.shell(line).trim().parse().expect("a number")
+}
+
+fn round(cluster: &mut Cluster, dice: &mut Dice, number: u64) {
+    let file = cluster.machine.folder.join("pods.json");
+    std::fs::write(&file, pods(number).to_string()).expect("write a file");
+    let file = file.display().to_string();
+    let mut create = begin(cluster, &["apply", "-f", &file]);
+    dice.wait();
+    let mut kills = kill_one(cluster, dice);
+    dice.wait();
+    cluster.kill();
+    // One that dies while nobody looks.
+    kills += kill_one(cluster, dice);
+    cluster.up(&[]);
+    create.wait().expect("wait for kubectl");
+    // Whatever of it was not acknowledged.
+    cluster.kubectl(&["apply", "-f", &file]);
+    let selector = format!("round={number}");
+    let mut seen = String::new();
+    let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until("all pods are as they should be", || {
+            seen = faults(&cluster.get(&["pods", "-l", &selector]), kills);
+            (seen.is_empty() && sleepers(cluster) == PODS - 2).then_some(())
+        });
+    }));
+    assert!(settled.is_ok(), "round {number}: {} sleep\n{seen}", sleepers(cluster));
+    let mut delete = begin(cluster, &["delete", "pods", "-l", &selector, "--wait=false"]);
+    dice.wait();
+    kill_one(cluster, dice);
+    cluster.kill();
+    cluster.up(&[]);
+    delete.wait().expect("wait for kubectl");
+    cluster.kubectl(&["delete", "pods", "-l", &selector, "--timeout=30s"]);
+}
+
+/// Lines that are there only before or only after.
+fn difference(before: &str, after: &str) -> String {
+    let mut counts = BTreeMap::<&str, i32>::new();
+    before.lines().for_each(|line| *counts.entry(line).or_default() -= 1);
+    after.lines().for_each(|line| *counts.entry(line).or_default() += 1);
+    counts.iter().filter(|(_, count)| **count != 0).map(|(line, count)| format!("{count:+} {line}\n")).collect()
+}
+
+#[test]
+fn nothing_of_two_hundred_pods_stays_through_kills_of_agent_and_supervisors() {
+    let mut cluster = Cluster::start();
+    let mut dice = Dice(20_261_128);
+    // Whatever the first pods make for good.
+    round(&mut cluster, &mut dice, 0);
+    let mut before = taken(&cluster);
+    until("the first round is gone", || {
+        let seen = std::mem::replace(&mut before, taken(&cluster));
+        (seen == before).then_some(())
+    });
+    assert_eq!(sleepers(&cluster), 0);
+    (1..=ROUNDS).for_each(|number| round(&mut cluster, &mut dice, number));
+    let mut left = String::new();
+    let gone = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until("everything is gone", || {
+            left = difference(&before, &taken(&cluster));
+            left.is_empty().then_some(())
+        });
+    }));
+    assert!(gone.is_ok(), "{left}");
+}
