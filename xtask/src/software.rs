@@ -246,7 +246,7 @@ fn placed(path: &str) -> Option<String> {
     let top = path.split('/').next().unwrap_or_default();
     let path = if ["bin", "sbin", "lib", "lib64"].contains(&top) { format!("usr/{path}") } else { path.to_owned() };
     let unread = |folder: &&str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    (!path.is_empty() && !UNREAD.iter().any(|folder| unread(folder))).then_some(path)
+    (!path.is_empty() && !UNREAD.iter().any(unread)).then_some(path)
 }
 
 #[cfg(test)]
