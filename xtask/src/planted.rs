@@ -70,6 +70,7 @@ struct Copy(PathBuf);
 impl Copy {
     fn of(root: &Path) -> anyhow::Result<Copy> {
         let copy = Copy(place::target().join("planted"));
+        std::fs::create_dir_all(&copy.0).with_context(|| format!("create {}", copy.0.display()))?;
         for name in COPIED.iter().filter(|name| root.join(name).exists()) {
             mirror(&root.join(name), &copy.0.join(name))?;
         }
