@@ -29,9 +29,7 @@ fn with_example(runtime: Runtime) -> (Cluster, SocketAddr) {
 
 /// The example answers, is adopted by the next agent and survives its runtime, and leaves nothing behind.
 fn the_example_lives_and_goes(runtime: Runtime, version: &str) {
-    eprintln!("T begin {:?}", stdx::mono());
     let (mut cluster, address) = with_example(runtime);
-    eprintln!("T example {:?}", stdx::mono());
     let node = cluster.get(&["nodes"])["items"][0]["status"].clone();
     let told = node["nodeInfo"]["containerRuntimeVersion"].as_str().expect("a version").to_owned();
     assert!(told.starts_with(&format!("containerd://{version}")), "{told}");
@@ -44,28 +42,21 @@ fn the_example_lives_and_goes(runtime: Runtime, version: &str) {
         cluster.kubectl(&["get", "pods", "-n", "production", "-o", ids])
     };
     let before = containers(&cluster);
-    eprintln!("T kill {:?}", stdx::mono());
     cluster.kill();
     let tally = requests(30, &Aim::Address(address), Connections::New);
     assert!(tally.failures.is_empty(), "without an agent: {:#?}", tally.failures);
     let mut containerd = cluster.containerd.take().expect("the cluster runs on containerd");
     containerd.restart(&cluster.machine);
     cluster.containerd = Some(containerd);
-    eprintln!("T up {:?}", stdx::mono());
     cluster.up(&[]);
     cluster.node_is_ready();
-    eprintln!("T ready {:?}", stdx::mono());
     all_three_answer(&cluster, &Aim::Address(address));
     assert_eq!(containers(&cluster), before, "the next agent adopts what runs, also when containerd was started anew");
 
-    eprintln!("T delete {:?}", stdx::mono());
     cluster.kubectl(&["delete", "namespace", "production", "--timeout=60s"]);
-    eprintln!("T deleted {:?}", stdx::mono());
     until("nothing is left in containerd", || left(&cluster).is_empty().then_some(()));
-    eprintln!("T left {:?}", stdx::mono());
     cluster.kubectl(&["apply", "-f", "shell.yaml"]);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/shell", "--timeout=30s"]);
-    eprintln!("T shell {:?}", stdx::mono());
     cluster.interrupt();
     let down = crate::cluster::ran(&mut cluster.isopod(&["down"]));
     assert_eq!(down.code, Some(0), "{}{}", down.stdout, down.stderr);
