@@ -66,14 +66,16 @@ fn kill_one(cluster: &Cluster, dice: &mut Dice) -> i64 {
     1
 }
 
-fn pods(round: u64) -> Value {
+/// The pods of a round, as documents of a file.
+fn pods(round: u64) -> String {
     let pod = |index: usize| {
         let (name, ends) = (format!("pod-{round}-{index}"), index >= PODS - 2);
         let line = if ends { format!("sleep 0.1; exit {CODE}") } else { "exec sleep 100000".to_owned() };
         json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"round": round.to_string()}},
             "spec": {
-                "restartPolicy": if ends { "Never" } else { "Always" }, "terminationGracePeriodSeconds": 0,
+                "restartPolicy": if ends { "Never" } else { "Always" },
+                "terminationGracePeriodSeconds": 0,
                 "volumes": [{"name": "room", "emptyDir": {"medium": "Memory"}}, {"name": "disk", "emptyDir": {}}],
                 "containers": [{
                     "name": "main", "image": "busybox:test", "command": ["sh", "-c", line],
@@ -83,7 +85,7 @@ fn pods(round: u64) -> Value {
             },
         })
     };
-    json!({"apiVersion": "v1", "kind": "List", "items": (0..PODS).map(pod).collect::<Vec<_>>()})
+    (0..PODS).map(|index| format!("---\n{}\n", pod(index))).collect()
 }
 
 /// Lets kubectl do something while this test does something else.
@@ -126,8 +128,8 @@ fn sleepers(cluster: &Cluster) -> usize {
 }
 
 fn round(cluster: &mut Cluster, dice: &mut Dice, number: u64) {
-    let file = cluster.machine.folder.join("pods.json");
-    std::fs::write(&file, pods(number).to_string()).expect("write a file");
+    let file = cluster.machine.folder.join("pods.yaml");
+    std::fs::write(&file, pods(number)).expect("write a file");
     let file = file.display().to_string();
     let mut create = begin(cluster, &["apply", "-f", &file]);
     dice.wait();
