@@ -169,7 +169,7 @@ fn pods_of_two_nodes_are_in_one_network_and_one_cluster() {
             "--",
             "sh",
             "-c",
-            "nc -z -w 3 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT",
+            "echo | nc -w 3 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT",
         ]);
         assert_eq!(api.code, Some(0), "the API from node {node}: {api:?}");
     }

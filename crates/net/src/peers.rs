@@ -277,24 +277,22 @@ mod tests {
     #[test]
     fn routes_are_kept_while_links_come_and_go() {
         let (here, there) = (Namespace::new(), Namespace::new());
-        let socket = here.run(|| Socket::route().unwrap());
-        let far = std::fs::File::open(there.path()).unwrap();
+        let [socket, neighbour] = [&here, &there].map(|namespace| namespace.run(|| Socket::route().unwrap()));
+        // The end that we do not mark as ours is like a machine's own link.
+        let end = std::fs::File::open(here.path()).unwrap();
         let pair = VethPair {
-            near_name: "near",
+            near_name: "neighbour",
             near_mac: [2, 0, 0, 0, 0, 1],
-            far_name: "far",
+            far_name: "link",
             far_mac: [2, 0, 0, 0, 0, 2],
-            far_namespace: far.as_fd(),
+            far_namespace: end.as_fd(),
             mtu: 1500,
         };
-        socket.make_veth(&pair).unwrap();
-        let near = socket.link("near").unwrap().unwrap().index;
-        socket.add_address(near, "192.0.2.1/24".parse().unwrap()).unwrap();
-        there.run(|| {
-            let there = Socket::route().unwrap();
-            there.set_up(there.link("far").unwrap().unwrap().index).unwrap();
-        });
-        let left = route("10.244.9.0/24", Way::Gateway("192.0.2.9".parse().unwrap(), near));
+        neighbour.make_veth(&pair).unwrap();
+        let link = socket.link("link").unwrap().unwrap().index;
+        socket.add_address(link, "192.0.2.1/24".parse().unwrap()).unwrap();
+        socket.set_up(link).unwrap();
+        let left = route("10.244.9.0/24", Way::Gateway("192.0.2.9".parse().unwrap(), link));
         socket.set_route(&left).unwrap();
         let routes = PeerRoutes::start(Some(here.path())).unwrap();
         settle(&socket, &[("10.244.9.0/24", "192.0.2.9")]);
@@ -302,9 +300,9 @@ mod tests {
         routes.set(peers(&wanted));
         settle(&socket, &wanted);
         // The kernel forgets the routes of a link that goes down, and says nothing of them.
-        socket.set_down(near).unwrap();
+        socket.set_down(link).unwrap();
         settle(&socket, &[]);
-        socket.set_up(near).unwrap();
+        socket.set_up(link).unwrap();
         settle(&socket, &wanted);
         routes.set(peers(&wanted[1..]));
         settle(&socket, &wanted[1..]);
