@@ -352,3 +352,39 @@ fn a_drain_within_a_budget_costs_no_request() {
     complete(&one);
     load.end_without_failures();
 }
+
+#[test]
+fn certificates_that_get_old_are_renewed_without_a_token() {
+    let (one, mut two) = nodes();
+    two.interrupt();
+    let read =
+        |cluster: &Cluster, name: &str| std::fs::read_to_string(cluster.data().join("pki").join(name)).expect("a file");
+    let authority = pki::Authority::read(&read(&one, "ca.crt"), &read(&one, "ca.key")).expect("the authority");
+    let day = Duration::from_secs(24 * 3600);
+    let purpose = pki::Purpose::Client { organization: Some("system:nodes".into()) };
+    let begun = stdx::wall().checked_sub(8 * day).expect("a time");
+    let old = authority.sign("system:node:two", &purpose, begun, 10 * day).expect("a certificate");
+    let old = format!("{}{}", old.certificate_pem, old.key_pem);
+    std::fs::write(two.data().join("pki/kubelet-client.pem"), &old).expect("write a file");
+    // The other is lost, and asked for anew as well.
+    std::fs::remove_file(two.data().join("pki/kubelet-server.pem")).expect("remove a file");
+    two.agent(&["--node-name", "two"]);
+    until("the certificate is another", || (read(&two, "kubelet-client.pem") != old).then_some(()));
+    let requests = one.get(&["csr"]);
+    let of_node = |request: &&Value| request["spec"]["username"] == "system:node:two";
+    let mut signers: Vec<&str> = requests["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(of_node)
+        .filter_map(|request| request["spec"]["signerName"].as_str())
+        .collect();
+    signers.sort_unstable();
+    let (client, server) = ("kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving");
+    assert_eq!(signers, [client, server, server], "one of them when it joined");
+    assert_eq!(one.kubectl(&["get", "--raw", "/api/v1/nodes/two/proxy/healthz"]), "ok");
+    // What is said over new connections is believed as well.
+    let renewed = || one.get(&["lease", "two", "-n", "kube-node-lease"])["spec"]["renewTime"].clone();
+    let before = renewed();
+    until("the node tells that it lives", || (renewed() != before).then_some(()));
+}
