@@ -22,6 +22,20 @@ pub fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T
     }
 }
 
+/// Looks again and again until nothing is wrong; fails the test after [`PATIENCE`] with what still is.
+pub fn until_right(what: &str, mut wrong: impl FnMut() -> String) {
+    let mut last = String::new();
+    let end = stdx::mono() + PATIENCE;
+    while stdx::mono() < end {
+        last = wrong();
+        if last.is_empty() {
+            return;
+        }
+        pause(Duration::from_millis(50));
+    }
+    panic!("{what}: not after {} s:\n{last}", PATIENCE.as_secs());
+}
+
 /// Does nothing for a while: between two looks, or as long as a measurement takes.
 #[allow(clippy::disallowed_methods, reason = "a test outside the cluster has nothing to be told by")]
 pub fn pause(duration: Duration) {

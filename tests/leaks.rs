@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::clock::{pause, until};
+use crate::clock::{pause, until, until_right};
 use crate::cluster::{Cluster, kubectls};
 
 const ROUNDS: u64 = 25;
@@ -145,14 +145,14 @@ fn round(cluster: &mut Cluster, dice: &mut Dice, number: u64) {
     // Whatever of it was not acknowledged.
     cluster.kubectl(&["apply", "-f", &file]);
     let selector = format!("round={number}");
-    let mut seen = String::new();
-    let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        until("all pods are as they should be", || {
-            seen = faults(&cluster.get(&["pods", "-l", &selector]), kills);
-            (seen.is_empty() && sleepers(cluster) == PODS - 2).then_some(())
-        });
-    }));
-    assert!(settled.is_ok(), "round {number}: {} sleep\n{seen}", sleepers(cluster));
+    until_right(&format!("the pods of round {number} are as they should be"), || {
+        let mut wrong = faults(&cluster.get(&["pods", "-l", &selector]), kills);
+        let sleepers = sleepers(cluster);
+        if sleepers != PODS - 2 {
+            writeln!(wrong, "{sleepers} sleep").expect("a string takes everything");
+        }
+        wrong
+    });
     let mut delete = begin(cluster, &["delete", "pods", "-l", &selector, "--wait=false"]);
     dice.wait();
     kill_one(cluster, dice);
@@ -183,12 +183,5 @@ fn nothing_of_two_hundred_pods_stays_through_kills_of_agent_and_supervisors() {
         (seen == before).then_some(())
     });
     (1..=ROUNDS).for_each(|number| round(&mut cluster, &mut dice, number));
-    let mut left = String::new();
-    let gone = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        until("everything is gone", || {
-            left = difference(&before, &taken(&cluster));
-            left.is_empty().then_some(())
-        });
-    }));
-    assert!(gone.is_ok(), "{left}");
+    until_right("everything is gone", || difference(&before, &taken(&cluster)));
 }

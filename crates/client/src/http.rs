@@ -214,12 +214,7 @@ fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn transport_error(error: &wire::ClientError) -> TransportError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = stdx::told(error);
     match error {
         wire::ClientError::Uri { .. }
         | wire::ClientError::Resolve(_)

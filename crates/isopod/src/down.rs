@@ -45,7 +45,7 @@ pub async fn run(down: &cli::args::Down) -> anyhow::Result<()> {
 
 /// Ends every pod, the data plane and the routing of a node whose agent does not run.
 pub async fn remove_node(paths: &Paths, pod_cidr: Cidr) -> anyhow::Result<()> {
-    match Elsewhere::recall(paths) {
+    match Elsewhere::recall(paths)? {
         Some(elsewhere) => remove_pods_elsewhere(paths, &elsewhere).await?,
         None => remove_pods(paths, pod_cidr).await?,
     }

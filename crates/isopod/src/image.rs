@@ -38,7 +38,7 @@ pub fn run(image: &Image) -> anyhow::Result<()> {
 
 fn open(place: &Place) -> anyhow::Result<ImageStore> {
     let paths = Paths::new(&place.data_dir)?;
-    if let Some(elsewhere) = Elsewhere::recall(&paths) {
+    if let Some(elsewhere) = Elsewhere::recall(&paths)? {
         let endpoint = &elsewhere.endpoint;
         bail!(
             "this cluster's images are those of the runtime at {endpoint}: with containerd, `ctr --namespace k8s.io images` shows and imports them"

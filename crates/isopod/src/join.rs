@@ -71,7 +71,7 @@ pub async fn discover(invitation: &Invitation<'_>) -> anyhow::Result<String> {
                 Some(authority) => break authority,
                 None => "the cluster does not sign for this token: it may have ended".to_owned(),
             },
-            Err(error) => told(&error),
+            Err(error) => stdx::told(&error),
         };
         if stdx::mono() - start > DISCOVERY {
             bail!("find the cluster at {}: {why}", invitation.server);
@@ -127,16 +127,6 @@ pub fn trusting(server: &str, authority_pem: &str, credentials: Credentials) -> 
 
 fn connect(config: &ClientConfig) -> anyhow::Result<Client> {
     Ok(Client::new(Arc::new(HttpTransport::new(config, "isopod")?), "isopod"))
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// What a node proves who it is by: files of the data folder, each a certificate with its key, so that they are exchanged

@@ -119,7 +119,8 @@ pub fn own_range(paths: &Paths) -> anyhow::Result<Cidr> {
     range.parse().with_context(|| format!("{}: {range}", paths.settings().display()))
 }
 
-fn settings(paths: &Paths) -> anyhow::Result<Value> {
+/// Everything that is remembered; null if nothing is.
+pub fn settings(paths: &Paths) -> anyhow::Result<Value> {
     let path = paths.settings();
     match std::fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str(&text).with_context(|| format!("read {}", path.display())),

@@ -18,6 +18,7 @@ use crate::cni::Folders;
 use crate::machine::Settings;
 use crate::membership;
 use crate::paths::Paths;
+use crate::token;
 
 /// How long an ordinary call of a runtime behind a socket takes at most, unless somebody says otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -41,13 +42,13 @@ impl Elsewhere {
         serde_json::json!({"endpoint": self.endpoint, "cniConfDir": self.folders[0], "cniBinDir": self.folders[1]})
     }
 
-    /// What an earlier `up` remembered.
-    pub fn recall(paths: &Paths) -> Option<Elsewhere> {
-        let text = std::fs::read_to_string(paths.settings()).unwrap_or_default();
-        let settings: serde_json::Value = serde_json::from_str(&text).ok()?;
+    /// What was remembered at an earlier start.
+    pub fn recall(paths: &Paths) -> anyhow::Result<Option<Elsewhere>> {
+        let settings = membership::settings(paths)?;
         let text = |name: &str| settings["runtime"][name].as_str().map(str::to_owned);
-        let folders = [text("cniConfDir")?.into(), text("cniBinDir")?.into()];
-        Some(Elsewhere { endpoint: text("endpoint")?, folders })
+        let (endpoint, folders) = (text("endpoint"), [text("cniConfDir"), text("cniBinDir")]);
+        let (Some(endpoint), [Some(configurations), Some(programs)]) = (endpoint, folders) else { return Ok(None) };
+        Ok(Some(Elsewhere { endpoint, folders: [configurations.into(), programs.into()] }))
     }
 
     /// CNI's folders as that runtime uses them.
@@ -104,29 +105,8 @@ pub async fn open(
 }
 
 fn timeout(node: &OfNode) -> anyhow::Result<Duration> {
-    let text = &node.runtime_request_timeout;
-    let duration =
-        duration(text).with_context(|| format!("--runtime-request-timeout: {text:?} is no duration such as 2m"))?;
-    if duration.is_zero() { Ok(REQUEST_TIMEOUT) } else { Ok(duration) }
-}
-
-/// A duration of hours, minutes and seconds: `1m30s`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut sum = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
-        let number: u32 = rest[..digits].parse().ok()?;
-        let unit = match rest.as_bytes().get(digits)? {
-            b'h' => Duration::from_secs(3600),
-            b'm' => Duration::from_secs(60),
-            b's' => Duration::from_secs(1),
-            _ => return None,
-        };
-        sum = sum.checked_add(unit.checked_mul(number)?)?;
-        rest = &rest[digits + 1..];
-    }
-    (!text.is_empty()).then_some(sum)
+    let seconds = token::seconds("--runtime-request-timeout", &node.runtime_request_timeout)?;
+    Ok(if seconds == 0 { REQUEST_TIMEOUT } else { Duration::from_secs(seconds) })
 }
 
 /// Registries as the options say.
@@ -140,19 +120,4 @@ fn image_options(said: &OfNode) -> anyhow::Result<ImageOptions> {
         registries.hosts.insert(host.to_owned(), HostConfig { ca_file: Some(file.into()), ..HostConfig::default() });
     }
     Ok(ImageOptions { registries, ..ImageOptions::default() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, seconds) in [("2m", 120), ("90s", 90), ("1m30s", 90), ("1h", 3600), ("0s", 0)] {
-            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in ["", "2", "m", "2d", "2m3", "-1s", "99999999999h"] {
-            assert_eq!(duration(text), None, "{text}");
-        }
-    }
 }

@@ -13,7 +13,7 @@ use api::meta;
 use api::value::Value;
 use cli::args::{Output, Why};
 use cli::why::{self as judge, Finding, Kind, World};
-use client::{Client, ClientConfig, ClientError, HttpTransport, ListOptions, LogOptions, Object, Target};
+use client::{Client, ClientConfig, HttpTransport, ListOptions, LogOptions, Object, Target};
 use serde_json::json;
 
 use crate::paths::Paths;
@@ -211,7 +211,7 @@ impl<'c> Reading<'c> {
         match self.client.list_pages(target, options, PAGE).await {
             Ok(list) => list.items.iter().map(|object| tree(object)).collect(),
             Err(error) => {
-                self.unread.push(format!("{plural}: {}", told(&error)));
+                self.unread.push(format!("{plural}: {}", stdx::told(&error)));
                 Vec::new()
             }
         }
@@ -243,7 +243,9 @@ impl<'c> Reading<'c> {
                     let lines = text.lines().map(ToOwned::to_owned).collect();
                     world.logs.insert(format!("{}/{container}", meta::name(pod)), lines);
                 }
-                Err(error) => self.unread.push(format!("log of {}/{container}: {}", meta::name(pod), told(&error))),
+                Err(error) => {
+                    self.unread.push(format!("log of {}/{container}: {}", meta::name(pod), stdx::told(&error)))
+                }
             }
         }
     }
@@ -259,7 +261,7 @@ impl<'c> Reading<'c> {
                 let of = target("", plural).namespace(meta::namespace(pod)).name(name);
                 match self.client.get(of).await {
                     Ok(object) => drop(world.keys.insert(format!("{kind}/{name}"), keys_of(&tree(&object)))),
-                    Err(error) => self.unread.push(format!("{kind} {name}: {}", told(&error))),
+                    Err(error) => self.unread.push(format!("{kind} {name}: {}", stdx::told(&error))),
                 }
             }
         }
@@ -299,15 +301,4 @@ fn keys_of(object: &Value) -> Vec<String> {
 
 fn target(group: &'static str, plural: &'static str) -> Target {
     Target::new(group, "v1", plural)
-}
-
-/// An error with its causes.
-fn told(error: &ClientError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

@@ -27,14 +27,3 @@ pub mod upkeep;
 pub mod volume;
 
 pub use agent::{Agent, Options, Rules};
-
-/// An error with its causes, as it is told to users.
-pub(crate) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
-}

@@ -119,24 +119,13 @@ fn settle(
         carried.conflict = true;
         return false;
     }
-    let message = told(&error);
+    let message = stdx::told(&error);
     if let Some(note) = &action.on_failure {
         recorder.record(filled(note, name_of(&action.change), &message));
     }
     let reason = error.status().map(|status| status.reason.clone()).unwrap_or_default();
     carried.outcomes.failures.push(Failure { verb, resource, reason, message });
     false
-}
-
-/// An error with its causes.
-fn told(error: &ClientError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// A revision that has whatever became of earlier writes of this kind. Asks until there is an answer.

@@ -13,12 +13,14 @@ pub mod map;
 pub mod sim;
 pub mod task;
 pub mod time;
+pub mod told;
 
 pub use backoff::Backoff;
 pub use context::{random, random_u64};
 pub use map::{FixedMap, FixedSet};
 pub use task::{Cancel, Task, TaskTree, spawn};
 pub use time::{Elapsed, Mono, mono, sleep, sleep_until, timeout, wall};
+pub use told::told;
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -394,10 +394,10 @@ impl Committer {
                 Ok(TxnOutcome::Committed { revision: making.revision })
             }
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "no snapshot was made; the log is kept instead");
+                tracing::warn!(error = stdx::told(&error), "no snapshot was made; the log is kept instead");
                 self.storage.log.return_sealed(making.sealed);
                 self.snapshots.not_before = stdx::mono() + REST;
-                Err(StoreError::NoSpace { reason: Chain(&error).to_string() })
+                Err(StoreError::NoSpace { reason: stdx::told(&error) })
             }
         };
         for reply in making.waiting {
@@ -487,20 +487,5 @@ impl Deadlines {
                 self.0.insert((new.at, event.key.clone()));
             }
         }
-    }
-}
-
-/// An error with its causes, in one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(formatter, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }

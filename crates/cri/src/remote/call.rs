@@ -135,19 +135,9 @@ fn told(error: &GrpcError) -> String {
             let why = format!("transport: Error while dialing: dial {target}: {source}");
             format!("rpc error: code = Unavailable desc = connection error: desc = {why:?}")
         }
-        GrpcError::Client(error) => format!("rpc error: code = Unavailable desc = {}", chain(error)),
-        GrpcError::Body(error) => format!("rpc error: code = Internal desc = {}", chain(error)),
+        GrpcError::Client(error) => format!("rpc error: code = Unavailable desc = {}", stdx::told(error)),
+        GrpcError::Body(error) => format!("rpc error: code = Internal desc = {}", stdx::told(error)),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

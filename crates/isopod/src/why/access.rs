@@ -7,7 +7,7 @@ use cli::why::access::{Question, Roles, denied};
 use client::{Client, ListOptions, Target};
 use serde_json::json;
 
-use super::{print, told, tree};
+use super::{print, tree};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const REVIEWS: &str = "authorization.k8s.io";
@@ -126,7 +126,7 @@ async fn list(client: &Client, target: Target, unread: &mut Vec<String>) -> Vec<
     match client.list_pages(target, ListOptions::default(), PAGE).await {
         Ok(list) => list.items.iter().map(|object| tree(object)).collect(),
         Err(error) => {
-            unread.push(format!("{plural}: {}", told(&error)));
+            unread.push(format!("{plural}: {}", stdx::told(&error)));
             Vec::new()
         }
     }

@@ -178,7 +178,7 @@ async fn prepare_volumes(context: &Context, subject: &Subject) -> Went {
     };
     let sources = context.sources(pod, None);
     if let Err(error) = volume::prepare(&context.roots, pod, &found, &sources, &tokens.values) {
-        context.tell(pod, "", Severity::Warning, "FailedMount", crate::told(&error));
+        context.tell(pod, "", Severity::Warning, "FailedMount", stdx::told(&error));
         return Went::Failed(if subject.memory.prepared { STALE_RETRY } else { RETRY });
     }
     if let Err(error) = context.cgroups.create(pod) {
@@ -215,7 +215,7 @@ async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> W
 
 async fn run_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(), String> {
     let failed = |why: String| format!("Failed to create sandbox for pod {:?}: {why}", super::full_name(pod));
-    let handler = refs::runtime_handler(&context.client, pod).await.map_err(|error| failed(crate::told(&error)))?;
+    let handler = refs::runtime_handler(&context.client, pod).await.map_err(|error| failed(stdx::told(&error)))?;
     let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler };
     let config = create::sandbox(pod, attempt, parts, &context.facts);
     let config = config
@@ -367,7 +367,7 @@ async fn variables(context: &Context, subject: &Subject, container: &Container) 
             tracing::warn!(pod = name(pod), %error, "variables not read; the container gets those of before");
             return Ok(before.clone());
         }
-        (Err(error), _) => return Err(crate::told(&error)),
+        (Err(error), _) => return Err(stdx::told(&error)),
     };
     let env_files = volume::env_files(&context.roots, pod, container);
     let sources = Sources {

@@ -128,7 +128,7 @@ fn words(error: &ClientError) -> String {
         ClientError::Exchange { source, .. } if source.is_parse() => {
             format!("net/http: HTTP/1.x transport connection broken: malformed HTTP response: {source}")
         }
-        other => crate::told(other),
+        other => stdx::told(other),
     }
 }
 

@@ -97,7 +97,7 @@ impl Gate {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(error = crate::told(&error), "access not reviewed");
+                    tracing::warn!(error = stdx::told(&error), "access not reviewed");
                     let why = format!(
                         "Authorization error (user={}, verb={}, resource=nodes, subresource={subresource})",
                         asker.name, asked.verb
@@ -128,7 +128,7 @@ impl Gate {
         let review: TokenReview = match self.review(target, &review).await {
             Ok(review) => review,
             Err(error) => {
-                tracing::warn!(error = crate::told(&error), "token not reviewed");
+                tracing::warn!(error = stdx::told(&error), "token not reviewed");
                 return None;
             }
         };
