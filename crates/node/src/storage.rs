@@ -83,7 +83,10 @@ pub(crate) async fn written(agent: &Agent, pod: &Pod) -> Written {
         written.containers = names.into_iter().map(|name| (name.clone(), usage(&logs.join(&name)))).collect();
         written
     };
-    let mut written = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    let mut written = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
+        tracing::error!(%error, pod = uid(pod), "what a pod has written was not looked at");
+        Written::default()
+    });
     for stats in stats {
         let Some(layer) = stats.writable_layer else { continue };
         let used = Usage { bytes: layer.used_bytes, files: layer.inodes_used };
@@ -99,11 +102,13 @@ async fn stats(agent: &Agent, pod: &Pod) -> Vec<ContainerStats> {
     let label = BTreeMap::from([(POD_UID.to_owned(), uid(pod).to_owned())]);
     let filter = PodSandboxFilter { label_selector: label.clone(), ..PodSandboxFilter::default() };
     let mut found = Vec::new();
-    for sandbox in runtime.list_pod_sandbox(filter).await.unwrap_or_default() {
+    let unknown = |error: &cri::Error| tracing::warn!(%error, pod = uid(pod), "what a pod's containers have written is not known");
+    let sandboxes = runtime.list_pod_sandbox(filter).await.inspect_err(unknown).unwrap_or_default();
+    for sandbox in sandboxes {
         let filter = cri::ContainerFilter { pod_sandbox_id: Some(sandbox.id), ..cri::ContainerFilter::default() };
         match runtime.list_container_stats(filter).await {
             Ok(stats) => found.extend(stats),
-            Err(error) => tracing::warn!(%error, pod = uid(pod), "what a pod's containers have written is not known"),
+            Err(error) => unknown(&error),
         }
     }
     found

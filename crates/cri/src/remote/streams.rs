@@ -127,21 +127,26 @@ pub(super) async fn process(url: &str, wanted: Wanted) -> Result<ExecSession> {
 }
 
 /// A process's input, carried to the streaming server; dropping it is its end.
-fn input(reader: StreamReader, mut writer: StreamWriter) -> Box<dyn AsyncWrite + Send + Unpin> {
-    let (near, mut far) = tokio::io::duplex(INPUT_BYTES);
+fn input(reader: StreamReader, writer: StreamWriter) -> Box<dyn AsyncWrite + Send + Unpin> {
+    let (near, far) = tokio::io::duplex(INPUT_BYTES);
     drop(stdx::spawn(async move {
         // Held, so that the stream is not taken back before its end.
         let _reader = reader;
-        let mut piece = vec![0; INPUT_BYTES / 2];
-        while let Ok(length @ 1..) = far.read(&mut piece).await {
-            if writer.write(Bytes::copy_from_slice(&piece[..length])).await.is_err() {
-                return;
-            }
-        }
-        // The process may be gone already.
-        drop(writer.finish().await);
+        carry(far, writer).await;
     }));
     Box::new(near)
+}
+
+/// Carries what is written here to the streaming server, up to its end.
+async fn carry(mut from: DuplexStream, mut to: StreamWriter) {
+    let mut piece = vec![0; INPUT_BYTES / 2];
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
+        if to.write(Bytes::copy_from_slice(&piece[..length])).await.is_err() {
+            return;
+        }
+    }
+    // Who reads there may be gone already.
+    drop(to.finish().await);
 }
 
 async fn tell_sizes(mut sizes: watch::Receiver<TerminalSize>, reader: StreamReader, mut writer: StreamWriter) {
@@ -191,17 +196,9 @@ pub(super) async fn port(url: &str, port: u16) -> Result<Box<dyn Duplex>> {
     let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
     let (error, mut nothing) = open(&session, &headers("error")).await?;
     nothing.finish().await.map_err(|error| Error::Unavailable(format!("open stream: {error}")))?;
-    let (reader, mut writer) = open(&session, &headers("data")).await?;
-    let (near, mut far) = tokio::io::duplex(INPUT_BYTES);
-    drop(stdx::spawn(async move {
-        let mut piece = vec![0; INPUT_BYTES / 2];
-        while let Ok(length @ 1..) = far.read(&mut piece).await {
-            if writer.write(Bytes::copy_from_slice(&piece[..length])).await.is_err() {
-                return;
-            }
-        }
-        drop(writer.finish().await);
-    }));
+    let (reader, writer) = open(&session, &headers("data")).await?;
+    let (near, far) = tokio::io::duplex(INPUT_BYTES);
+    drop(stdx::spawn(carry(far, writer)));
     Ok(Box::new(Forwarded { reader, writer: near, error, why: Vec::new(), _session: session }))
 }
 
