@@ -110,8 +110,10 @@ fn faults(pods: &Value, kills: i64) -> String {
             killed += status["restartCount"].as_i64().unwrap_or(0);
             pod["status"]["phase"] == "Running" && status["ready"] == true && !status["state"]["running"].is_null()
         } else {
-            killed += i64::from(ended["exitCode"] == 137);
-            pod["status"]["phase"] == "Failed" && (ended["exitCode"] == CODE || ended["exitCode"] == 137)
+            // Where supervisor and container went together, nobody is left who knows how the container ended.
+            let unknown = ended["exitCode"] == 255 && ended["reason"] == "Unknown";
+            killed += i64::from(ended["exitCode"] == 137 || unknown);
+            pod["status"]["phase"] == "Failed" && (ended["exitCode"] == CODE || ended["exitCode"] == 137 || unknown)
         };
         if !right {
             writeln!(faults, "{name}: {}", pod["status"]).expect("a string takes everything");
