@@ -187,6 +187,18 @@ pub(crate) fn form(headers: &HeaderMap, query: &Query, kind: Kind) -> Outcome<Fo
     Err(Refusal::not_acceptable(served))
 }
 
+/// The first of some media types that `Accept` asks for, by what it likes best.
+pub(crate) fn media_type<'a>(headers: &HeaderMap, served: &[&'a str]) -> Option<&'a str> {
+    let accept = text(headers, ACCEPT);
+    let wants = |clause: &Clause<'_>, (main, sub): (&str, &str)| {
+        (clause.main == "*" || clause.main == main) && (clause.sub == "*" || clause.sub == sub)
+    };
+    let find = |clause: Clause<'_>| {
+        served.iter().copied().find(|media_type| wants(&clause, media_type.split_once('/').unwrap_or_default()))
+    };
+    if accept.is_empty() { served.first().copied() } else { clauses(accept).into_iter().find_map(find) }
+}
+
 /// Whether a person reads the answer, as upstream guesses it.
 fn is_person(headers: &HeaderMap) -> bool {
     let agent = text(headers, USER_AGENT);

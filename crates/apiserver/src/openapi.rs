@@ -1,22 +1,28 @@
-//! OpenAPI v3, made from the schema table and the catalog: the index and one document per group and version.
+//! OpenAPI, made from the schema table and the catalog: of version 3 the index and one document per group and version, of
+//! version 2 one document.
 //!
 //! Documents are made when they are asked for and not kept; only their fingerprints are.
 
 mod descriptions;
+mod gnostic;
+mod swagger;
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use api::schema::{Field, ListKind, Message, Presence, Type};
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, ETAG, EXPIRES, LOCATION};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value as Json, json};
 use wire::Body;
 
 use crate::answer;
 use crate::catalog::{Catalog, Served, subresource_name, subresource_verbs};
 use crate::discovery::{Document, digest, subresource_kind};
+use crate::negotiate;
 use crate::pipeline::Call;
+use crate::refusal::{Outcome, Refusal};
 
 use descriptions::Descriptions;
 
@@ -33,12 +39,14 @@ const JSON_VALUE: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.
 pub(crate) struct OpenApi {
     git_version: String,
     index: OnceLock<Document>,
+    /// The fingerprint of the document of version 2, in whatever form.
+    swagger: OnceLock<Arc<str>>,
 }
 
 impl OpenApi {
     /// Nothing made yet.
     pub(crate) fn new(git_version: &str) -> OpenApi {
-        OpenApi { git_version: git_version.to_owned(), index: OnceLock::new() }
+        OpenApi { git_version: git_version.to_owned(), index: OnceLock::new(), swagger: OnceLock::new() }
     }
 
     /// The list of documents, each with a URL that changes when the document does.
@@ -48,17 +56,41 @@ impl OpenApi {
             let descriptions = Descriptions::unpack();
             for path in all_paths(catalog) {
                 let Some(document) = self.document(catalog, &path, &descriptions) else { continue };
-                let hash = digest(&document);
+                let hash = digest(&bytes(&document));
                 paths.insert(path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }));
             }
-            let body = serde_json::to_vec(&json!({ "paths": paths })).expect("a tree of JSON is JSON");
-            Document::new("application/json", body)
+            Document::new("application/json", bytes(&json!({ "paths": paths })))
         };
         self.index.get_or_init(make).clone()
     }
 
+    /// The one document of version 2, in the form that `Accept` asks for, or 406.
+    pub(crate) fn swagger(&self, catalog: &Catalog, headers: &HeaderMap) -> Outcome<Document> {
+        let forms = ["application/json", gnostic::OLD_MEDIA_TYPE, gnostic::MEDIA_TYPE];
+        let form = negotiate::media_type(headers, &forms).ok_or_else(|| Refusal::not_acceptable(&forms))?;
+        // Clients refuse the old name where it is told to them, also beside a 304.
+        let form = if form == gnostic::OLD_MEDIA_TYPE { gnostic::MEDIA_TYPE } else { form };
+        if let Some(etag) = self.swagger.get() {
+            // It need not be made for somebody who has it.
+            let document = Document { body: Bytes::new(), etag: etag.clone(), content_type: form };
+            if document.is_known(headers) {
+                return Ok(document);
+            }
+        }
+        let descriptions = Descriptions::unpack();
+        let paths = all_paths(catalog);
+        let documents = paths.iter().filter_map(|path| self.document(catalog, path, &descriptions));
+        let tree = swagger::of(&self.git_version, documents);
+        let json = Document::new("application/json", bytes(&tree));
+        let etag = self.swagger.get_or_init(|| json.etag.clone());
+        if form == json.content_type {
+            return Ok(json);
+        }
+        Ok(Document { body: gnostic::bytes(&tree).into(), etag: etag.clone(), content_type: form })
+    }
+
     /// The document of `api/v1` or `apis/GROUP/VERSION`.
-    fn document(&self, catalog: &Catalog, path: &str, descriptions: &Descriptions) -> Option<Vec<u8>> {
+    fn document(&self, catalog: &Catalog, path: &str, descriptions: &Descriptions) -> Option<Json> {
         let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
             ["api", version] => ("", *version),
             ["apis", group, version] => (*group, *version),
@@ -68,14 +100,17 @@ impl OpenApi {
         if served.is_empty() {
             return None;
         }
-        let document = json!({
+        Some(json!({
             "openapi": "3.0.0",
             "info": {"title": "Kubernetes", "version": self.git_version},
             "paths": paths(&served, path),
             "components": {"schemas": schemas(&served, descriptions)},
-        });
-        Some(serde_json::to_vec(&document).expect("a tree of JSON is JSON"))
+        }))
     }
+}
+
+fn bytes(document: &Json) -> Vec<u8> {
+    serde_json::to_vec(document).expect("a tree of JSON is JSON")
 }
 
 fn all_paths(catalog: &Catalog) -> Vec<String> {
@@ -90,8 +125,8 @@ fn all_paths(catalog: &Catalog) -> Vec<String> {
 /// Answers a document. Under its hashed URL it may be kept for ever; under an outdated one it is at another place.
 pub(crate) fn response(call: &Call<'_>, path: &str) -> Option<Response<Body>> {
     let server = call.server;
-    let body = server.documents.openapi.document(&server.catalog, path, &Descriptions::unpack())?;
-    let document = Document::new("application/json", body);
+    let document = server.documents.openapi.document(&server.catalog, path, &Descriptions::unpack())?;
+    let document = Document::new("application/json", bytes(&document));
     let hash = document.etag.trim_matches('"').to_owned();
     match call.query.get("hash") {
         Some(asked) if asked != hash => {

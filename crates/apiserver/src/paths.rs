@@ -40,6 +40,7 @@ fn find(call: &Call<'_>, path: &str) -> Outcome<Answer> {
         "/" => Some(Answer::Document(roots(call))),
         "/version" | "/version/" => Some(Answer::Document(documents.version.clone())),
         "/metrics" => Some(Answer::Raw(metrics(call))),
+        "/openapi/v2" => Some(Answer::Document(documents.openapi.swagger(&server.catalog, &call.headers)?)),
         "/openapi/v3" | "/openapi/v3/" => Some(Answer::Document(documents.openapi.index(&server.catalog))),
         "/.well-known/openid-configuration" => Some(Answer::Raw(json_response(&openid(call)))),
         "/openid/v1/jwks" => Some(Answer::Raw(keys(call))),
@@ -71,7 +72,7 @@ fn roots(call: &Call<'_>) -> Document {
     let mut paths: Vec<String> =
         ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics"]
             .into_iter()
-            .chain(["/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"])
+            .chain(["/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"])
             .map(str::to_owned)
             .collect();
     for (group, versions) in call.server.catalog.groups() {

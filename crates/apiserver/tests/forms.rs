@@ -199,12 +199,36 @@ async fn openapi_names_kinds_parameters_and_merge_keys() {
     let moved = world.get("/openapi/v3/apis/apps/v1?hash=old").await;
     assert_eq!((moved.code, moved.header("location")), (301, url.as_str()));
     assert_eq!(world.get("/openapi/v3/apis/none/v1").await.code, 404);
-    assert_eq!(world.get("/openapi/v2").await.code, 404);
     let every = document.to_string();
     for part in every.split("\"#/components/schemas/").skip(1) {
         let name = part.split('"').next().expect("a name");
         assert!(document["components"]["schemas"].get(name).is_some(), "{name} is referred to and missing");
     }
+}
+
+#[tokio::test]
+async fn openapi_of_version_2_is_json_or_protobuf() {
+    const OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let world = World::new().await;
+    let get = async |headers: &[(&str, &str)]| world.send("GET", "/openapi/v2", headers, Vec::new()).await;
+    let json = get(&[]).await.ok();
+    let document = json.json();
+    let metadata = &document["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["metadata"];
+    assert_eq!(metadata["$ref"], "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    assert!(document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"].is_object());
+    let every = document.to_string();
+    for part in every.split("\"#/").skip(1) {
+        let name = part.strip_prefix("definitions/").and_then(|rest| rest.split('"').next()).expect("a definition");
+        assert!(document["definitions"].get(name).is_some(), "{name} is referred to and missing");
+    }
+    let protobuf = get(&[("accept", OLD)]).await.ok();
+    assert_eq!(protobuf.header("content-type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert_eq!(protobuf.header("etag"), json.header("etag"));
+    assert!(protobuf.body.starts_with(b"\x0a\x032.0"));
+    let again = get(&[("accept", OLD), ("if-none-match", json.header("etag"))]).await;
+    assert_eq!((again.code, again.body.len()), (304, 0));
+    assert_eq!(again.header("content-type"), protobuf.header("content-type"));
+    assert_eq!(get(&[("accept", "text/html")]).await.code, 406);
 }
 
 #[tokio::test]
