@@ -39,7 +39,7 @@ pub(crate) async fn answer(call: &Call<'_>, served: &Served, request: &mut Reque
         "exec" | "attach" | "portforward" if matches!(call.method, Method::GET | Method::POST) => {
             // A stream into a container changes things, by whatever method it is opened.
             call.server.may(&call.user, &Attributes { verb: "create", ..Attributes::from(&call.info) })?;
-            stream(call, served, &pod, request).await
+            stream(call, &pod, request).await
         }
         "log" | "exec" | "attach" | "portforward" => Err(Refusal::no_such_method()),
         _ => Err(Refusal::no_such_path()),
@@ -164,7 +164,7 @@ fn agent_path(call: &Call<'_>, pod: &Value) -> Outcome<String> {
     Ok(format!("/{}/{namespace}/{name}/{container}?{query}", call.info.subresource))
 }
 
-async fn stream(call: &Call<'_>, served: &Served, pod: &Value, request: &mut Request<Body>) -> Outcome<Answer> {
+async fn stream(call: &Call<'_>, pod: &Value, request: &mut Request<Body>) -> Outcome<Answer> {
     let path = agent_path(call, pod)?;
     if node(pod).is_empty() {
         return Err(Refusal::bad_request(format!("pod {} does not have a host assigned", meta::name(pod))));
@@ -178,9 +178,8 @@ async fn stream(call: &Call<'_>, served: &Served, pod: &Value, request: &mut Req
     *onward.headers_mut() = onward_headers(&call.headers);
     let ours = wire::upgraded(request);
     let (mut response, theirs) = call.server.dialer.node_upgrade(&node, onward).await?;
-    let Some(theirs) = theirs else {
-        return succeeded(served, meta::name(pod), response).await.map(Answer::Raw);
-    };
+    // What the agent says instead of an upgrade, kubectl shows as it is. Upstream: `UpgradeAwareHandler`.
+    let Some(theirs) = theirs else { return Ok(Answer::Raw(response)) };
     *response.body_mut() = Body::Empty;
     call.server.state.tasks.spawn("stream into container", async move {
         match ours.await {

@@ -64,8 +64,9 @@ fn running<'s>(seen: &'s Seen, container: &str) -> Option<&'s str> {
     newest.map(|status| status.id.as_str())
 }
 
-fn no_container(named: &Named<'_>) -> Response<Body> {
-    text(StatusCode::NOT_FOUND, &format!("container not found ({:?})\n", named.container))
+/// A container that does not run; kubectl shows the text. Upstream: `GetExec` and `GetAttach`, whose errors are 500.
+fn no_container(words: &str) -> Response<Body> {
+    text(StatusCode::INTERNAL_SERVER_ERROR, words)
 }
 
 fn no_streams() -> Response<Body> {
@@ -73,7 +74,9 @@ fn no_streams() -> Response<Body> {
 }
 
 fn exec(agent: &Arc<Agent>, named: &Named<'_>, seen: &Seen, query: &Query, request: Request<Body>) -> Response<Body> {
-    let Some(id) = running(seen, named.container).map(str::to_owned) else { return no_container(named) };
+    let Some(id) = running(seen, named.container).map(str::to_owned) else {
+        return no_container(&format!("container not found ({:?})", named.container));
+    };
     let Some(wanted) = Wanted::read(query) else { return no_streams() };
     let cmd: Vec<String> = query.all("command").map(str::to_owned).collect();
     if cmd.is_empty() {
@@ -93,7 +96,10 @@ fn attach(
     query: &Query,
     request: Request<Body>,
 ) -> Response<Body> {
-    let Some(id) = running(seen, named.container).map(str::to_owned) else { return no_container(named) };
+    let Some(id) = running(seen, named.container).map(str::to_owned) else {
+        let Named { namespace, pod, container, .. } = named;
+        return no_container(&format!("container {container} not found in pod {pod}_{namespace}"));
+    };
     let Some(mut wanted) = Wanted::read(query) else { return no_streams() };
     let container = find_container(&spec(pod), named.container).map(|(_, container)| container);
     let says = |flag: fn(&Container) -> Option<bool>| container.as_ref().and_then(flag).unwrap_or(false);
