@@ -136,7 +136,7 @@ pub struct OfNode {
     /// What pods may not have, for the machine's sake.
     #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
     pub system_reserved: String,
-    /// Bounds below which pods are ended, in place of upstream's: memory.available<100Mi, nodefs.available<10%, …
+    /// Bounds below which pods are ended, in place of memory.available<100Mi and 5 % of the disk and of its inodes.
     #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
     pub eviction_hard: Option<String>,
     /// Folder of static pods: manifests that this node runs with or without an API.

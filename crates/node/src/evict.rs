@@ -11,9 +11,10 @@ use stdx::Mono;
 
 use crate::pressure::{Pressure, Room};
 
-/// Upstream's defaults on Linux.
+/// Upstream's defaults on Linux, but for disk: a tenth or more of a large disk is room enough, and a machine that has other
+/// work than pods is often filled that far. k3s draws the line there, too.
 pub const DEFAULT: &str =
-    "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
+    "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%";
 
 /// What is measured. The order is that in which shortages are seen to. Upstream: `byEvictionPriority`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,7 +233,7 @@ impl Shortage {
         let resource = self.signal.resource();
         let mut text = format!("The node was low on resource: {resource}. ");
         let amount = |amount: u64| self.amount(amount);
-        text += &format!("Threshold quantity: {}, available: {}. ", amount(self.quantity), amount(self.available));
+        text += &format!("{}. ", self.amounts());
         for (name, used, requested) in pod.containers.iter().filter(|(_, used, requested)| used > requested) {
             text += &format!(
                 "Container {name} was using {}, request is {}, has larger consumption of {resource}. ",
@@ -241,6 +242,11 @@ impl Shortage {
             );
         }
         text
+    }
+
+    /// What has to be left, and what is.
+    pub fn amounts(&self) -> String {
+        format!("Threshold quantity: {}, available: {}", self.amount(self.quantity), self.amount(self.available))
     }
 
     /// Bytes in Ki as upstream's metrics give them; counts as they are.
@@ -276,7 +282,8 @@ mod tests {
     fn tells_what_is_short() {
         check(plenty(), Pressure::default());
         check(Room { memory: (8 * GIB, 99 << 20), ..plenty() }, Pressure { memory: true, ..Pressure::default() });
-        check(Room { disk: (100, 14), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
+        check(Room { disk: (100, 5), ..plenty() }, Pressure::default());
+        check(Room { disk: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
         check(Room { inodes: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
         // Without a threshold of its own nothing is short of process ids; a file system without inodes never of them.
         check(Room { pids: (1000, 0), inodes: (0, 0), ..plenty() }, Pressure::default());

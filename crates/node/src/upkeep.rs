@@ -27,22 +27,31 @@ const IMAGES_EVERY: u64 = 30;
 /// One pod is ended at a time, and so long waited for. Upstream: `podCleanupTimeout`.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
+/// How a node that runs short is helped.
+#[derive(Default)]
+struct Relief {
+    images: collect::Collector,
+    /// The pod that was ended last, and when.
+    ending: Option<(String, Mono)>,
+    /// It was told that there is nobody to end.
+    helpless: bool,
+}
+
 /// Runs until the task is dropped.
 pub async fn run(agent: Arc<Agent>) {
-    let mut ending: Option<(String, Mono)> = None;
+    let mut relief = Relief::default();
     let mut restrained = BTreeSet::new();
-    let mut images = collect::Collector::default();
     for look in 1_u64.. {
         stdx::sleep(EVERY).await;
         // Upstream looks for shortages again only when nobody had to go for what they wrote.
         if restrain(&agent, &mut restrained).await == 0 {
-            relieve(&agent, &mut images, &mut ending).await;
+            relieve(&agent, &mut relief).await;
         }
         if look % LOGS_EVERY == 0 {
             logs::rotate::all(&*agent.context().runtime).await;
         }
         if look % IMAGES_EVERY == 0 {
-            images.collect(&agent, collect::Want::Bounds).await;
+            relief.images.collect(&agent, collect::Want::Bounds).await;
         }
     }
 }
@@ -73,20 +82,23 @@ async fn evict(agent: &Agent, pod: &Pod, message: String) {
 }
 
 /// Ends a pod where the node runs short of something.
-async fn relieve(agent: &Agent, images: &mut collect::Collector, ending: &mut Option<(String, Mono)>) {
+async fn relieve(agent: &Agent, relief: &mut Relief) {
     let registration = agent.registration();
     let look = || evict::shortage(&registration.reserved.thresholds, &Room::read(&registration.machine.disk));
-    let Some(mut shortage) = look() else { return };
+    let Some(mut shortage) = look() else {
+        relief.helpless = false;
+        return;
+    };
     let pods = agent.admitted();
     let still_ends =
         |(uid_of, since): &(String, Mono)| mono() - *since < END_LIMIT && pods.iter().any(|pod| uid(pod) == uid_of);
-    if ending.as_ref().is_some_and(still_ends) {
+    if relief.ending.as_ref().is_some_and(still_ends) {
         return;
     }
     let resource = shortage.signal.resource();
     agent.tell_node(Severity::Warning, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
     if matches!(resource, "ephemeral-storage" | "inodes") {
-        images.collect(agent, collect::Want::Everything).await;
+        relief.images.collect(agent, collect::Want::Everything).await;
         match look() {
             Some(left) => shortage = left,
             None => return,
@@ -94,12 +106,16 @@ async fn relieve(agent: &Agent, images: &mut collect::Collector, ending: &mut Op
     }
     let candidates = candidates(agent, &shortage, pods.iter().filter(|pod| !is_critical(pod))).await;
     let Some(first) = evict::ranked(candidates).into_iter().next() else {
-        return tracing::warn!(resource, "the node runs short, and there is no pod to end");
+        if !std::mem::replace(&mut relief.helpless, true) {
+            tracing::warn!(resource, amounts = shortage.amounts(), "the node runs short, and there is no pod to end");
+        }
+        return;
     };
+    relief.helpless = false;
     if let Some(pod) = pods.iter().find(|pod| uid(pod) == first.uid) {
         evict(agent, pod, shortage.message(&first)).await;
     }
-    *ending = Some((first.uid, mono()));
+    relief.ending = Some((first.uid, mono()));
 }
 
 /// What each pod uses of what is short.
