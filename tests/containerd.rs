@@ -22,7 +22,7 @@ fn with_example(runtime: Runtime) -> (Cluster, SocketAddr) {
     cluster.load("ISOPOD_EXAMPLE_IMAGE");
     cluster.load("ISOPOD_BUSYBOX_IMAGE");
     cluster.up(&example_options().each_ref().map(String::as_str));
-    cluster.wait_for("service/api: ready: http://");
+    cluster.wait_for("service/api: answers at http://");
     let address = service_address(&cluster, "production", "api");
     (cluster, address)
 }

@@ -35,7 +35,7 @@ fn with_example(environment: &[(&str, &str)], clear: bool) -> (Cluster, Vec<Stri
     command.envs(environment.iter().copied());
     let options = example_options();
     cluster.start_up(command, &options.each_ref().map(String::as_str));
-    let said = cluster.wait_for("service/api: ready: http://");
+    let said = cluster.wait_for("service/api: answers at http://");
     (cluster, said)
 }
 

@@ -37,7 +37,7 @@ pub fn state(object: &Object, world: &World) -> State {
 }
 
 fn gone() -> State {
-    State::Waiting("not there (any more)".into())
+    State::Waiting("not there any more".into())
 }
 
 fn deployment_state(deployment: &Object, world: &World) -> State {
@@ -110,6 +110,29 @@ fn pod_state(pod: &Object) -> State {
     }))
 }
 
+/// Where an applied Service answers.
+pub fn address(service: &Object, world: &World) -> Option<String> {
+    let current = world.services.get_key(service.key())?;
+    address_of(current.project(), &format!("{}.{}.svc", service.name(), service.namespace()))
+}
+
+/// Where a Service of that name answers; a web page's address where its port says that it is one.
+fn address_of(service: &ServiceLite, name: &str) -> Option<String> {
+    let port = service.ports.first()?;
+    let host = match service.cluster_ips.first() {
+        Some(address) if **address != *"None" => &**address,
+        _ if *service.kind == *"ExternalName" => &*service.external_name,
+        _ => name,
+    };
+    let is = |scheme: &str, usual: i32| {
+        let named = port.name.strip_prefix(scheme).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        *port.app_protocol == *scheme || port.app_protocol.is_empty() && (named || port.port == usual)
+    };
+    let scheme = [("http", 80), ("https", 443)].into_iter().find(|(scheme, usual)| is(scheme, *usual));
+    let scheme = scheme.map_or_else(String::new, |(scheme, _)| format!("{scheme}://"));
+    Some(format!("{scheme}{host}:{}", port.port))
+}
+
 fn service_state(service: &Object, world: &World) -> State {
     let lite: &ServiceLite = service.project();
     if &*lite.kind == "ExternalName" || lite.selector.is_none() {
@@ -121,10 +144,8 @@ fn service_state(service: &Object, world: &World) -> State {
     });
     let ready =
         slices.flat_map(|slice| &slice.project::<SliceLite>().endpoints).filter(|endpoint| endpoint.is_ready()).count();
-    let address = lite.cluster_ips.first().map(ToString::to_string).unwrap_or_default();
-    let port = lite.ports.first().map_or(0, |port| port.port);
     if ready > 0 {
-        return State::Ready(format!("http://{address}:{port} ({ready} endpoints)"));
+        return State::Ready(if ready == 1 { "1 endpoint".into() } else { format!("{ready} endpoints") });
     }
     let matches = |pod: &&Arc<Object>| {
         let labels = &pod.meta().labels;
@@ -144,4 +165,27 @@ fn service_state(service: &Object, world: &World) -> State {
         service.namespace(),
         hint.unwrap_or_default()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::projection::ServicePort;
+
+    use super::*;
+
+    fn check(cluster_ip: &str, name: &str, app_protocol: &str, port: i32, expected: &str) {
+        let port = ServicePort { name: name.into(), app_protocol: app_protocol.into(), port, ..ServicePort::default() };
+        let service = ServiceLite { cluster_ips: vec![cluster_ip.into()], ports: vec![port], ..ServiceLite::default() };
+        assert_eq!(address_of(&service, "web.shop.svc").as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn a_service_answers_where_its_first_port_says() {
+        check("10.96.0.7", "", "", 80, "http://10.96.0.7:80");
+        check("10.96.0.7", "http-admin", "", 9000, "http://10.96.0.7:9000");
+        check("10.96.0.7", "httpx", "", 9000, "10.96.0.7:9000");
+        check("10.96.0.7", "", "https", 80, "https://10.96.0.7:80");
+        check("None", "redis", "", 6379, "web.shop.svc:6379");
+        assert_eq!(address_of(&ServiceLite::default(), "web.shop.svc"), None);
+    }
 }

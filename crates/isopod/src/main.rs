@@ -23,6 +23,8 @@ mod token;
 mod up;
 mod why;
 
+use std::io::IsTerminal as _;
+
 use clap::Parser as _;
 use cli::{Args, Command};
 
@@ -76,5 +78,7 @@ fn start_log(command: &Command) {
     let default =
         if matches!(command, Command::Up(_) | Command::Agent(_) | Command::Dataplane(_)) { "warn" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ISOPOD_LOG").unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people: a file or a program that reads the log gets none.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }

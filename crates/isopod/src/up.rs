@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use apiserver::User;
 use cli::apply::{self, Applied, Located, Outcome};
-use cli::progress::{State, World, state};
+use cli::progress::{State, World, address, state};
 use client::{Cache, Client};
 use stdx::TaskTree;
 use tokio::signal::unix::{SignalKind, signal};
@@ -187,6 +187,9 @@ impl Cluster {
     /// Shows how far everything is until it is ready; after `limit`, says why not.
     async fn wait(&self, applied: &[Applied], limit: Duration) -> anyhow::Result<()> {
         let end = stdx::mono() + limit;
+        if stdx::timeout(limit, self.seen(applied)).await.is_err() {
+            tracing::warn!("what was applied is not seen yet");
+        }
         let mut shown: BTreeMap<String, State> = BTreeMap::new();
         loop {
             let world = self.look().await;
@@ -212,6 +215,12 @@ impl Cluster {
                 shown.insert(title.clone(), now);
             }
             if waiting.is_empty() {
+                // Last, so that it is what one sees.
+                for done in applied.iter().filter(|done| done.manifest.target.resource == "services") {
+                    if let Some(address) = address(&done.object, &world) {
+                        println!("{}: answers at {address}", done.manifest.title);
+                    }
+                }
                 return Ok(());
             }
             let left = end - stdx::mono();
@@ -221,6 +230,19 @@ impl Cluster {
             if stdx::timeout(left, self.change(revisions)).await.is_err() {
                 tracing::debug!("the wait is over: one more look, and then why");
             }
+        }
+    }
+
+    /// Waits until the caches know what was applied: before, they would tell that it is not there.
+    async fn seen(&self, applied: &[Applied]) {
+        for done in applied {
+            let cache = match &*done.manifest.target.resource {
+                "deployments" => &self.world.deployments,
+                "pods" => &self.world.pods,
+                "services" => &self.world.services,
+                _ => continue,
+            };
+            cache.wait_for(done.object.revision()).await;
         }
     }
 
