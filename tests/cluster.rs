@@ -158,6 +158,8 @@ impl Cluster {
 
     /// Waits until the node is ready for pods.
     pub fn node_is_ready(&self) {
+        // kubectl waits for nothing that is not there; another runtime is asked what it is before the node registers.
+        until("there is a node", || (!self.kubectl(&["get", "nodes", "-o", "name"]).is_empty()).then_some(()));
         self.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=30s"]);
     }
 

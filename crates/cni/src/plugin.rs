@@ -81,14 +81,17 @@ struct RuntimeConfig {
     port_mappings: Vec<Mapping>,
 }
 
-/// A port as runtimes write it: zero and empty are "not said".
+/// A port as runtimes write it: zero and empty are "not said". containerd's names begin with capitals, which Go does not mind.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Mapping {
+    #[serde(alias = "HostPort")]
     host_port: u16,
+    #[serde(alias = "ContainerPort")]
     container_port: u16,
+    #[serde(alias = "Protocol")]
     protocol: String,
-    #[serde(rename = "hostIP")]
+    #[serde(rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 
@@ -309,7 +312,8 @@ mod tests {
     #[tokio::test]
     async fn add_carries_pod_and_ports_and_answers_in_the_asked_version() {
         let ports = r#""runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"TCP","hostIP":""},
-            {"hostPort":0,"containerPort":81}]}"#;
+            {"hostPort":0,"containerPort":81},
+            {"HostPort":8081,"ContainerPort":82,"Protocol":"udp","HostIP":"127.0.0.1"}]}"#;
         let (answer, notes) =
             called("ADD", "/run/netns/a", &format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"isopod",{ports}}}"#))
                 .await;
@@ -317,8 +321,8 @@ mod tests {
             "ips": [{"address": "10.0.0.2/32", "interface": 0}]});
         assert_eq!(answer.unwrap(), Some(expected));
         assert!(notes[0].contains(r#"pod: PodRef { namespace: "ns", name: "p", uid: "u" }"#), "{notes:?}");
-        let mapping = r#"[PortMapping { host_port: 8080, container_port: 80, protocol: "tcp", host_ip: None }]"#;
-        assert!(notes[0].contains(mapping), "{notes:?}");
+        let mappings = r#"[PortMapping { host_port: 8080, container_port: 80, protocol: "tcp", host_ip: None }, PortMapping { host_port: 8081, container_port: 82, protocol: "udp", host_ip: Some(127.0.0.1) }]"#;
+        assert!(notes[0].contains(mappings), "{notes:?}");
         let old = called("ADD", "/run/netns/a", r#"{"cniVersion":"0.3.1"}"#).await.0.unwrap().unwrap();
         assert_eq!(old["ips"][0]["version"], "4");
         let new = called("ADD", "/run/netns/a", r#"{"cniVersion":"1.1.0"}"#).await.0.unwrap().unwrap();
