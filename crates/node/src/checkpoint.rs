@@ -13,7 +13,7 @@ use cri::KeyValue;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use crate::volume::pod_folder;
+use crate::volume::{pod_folder, pods_folder};
 
 /// The version that is written; older ones that can still be read are listed in [`Checkpoint::parse`].
 const VERSION: u32 = 1;
@@ -80,7 +80,7 @@ impl Checkpoint {
 
 /// Every pod that was accepted and is not yet cleaned up. What cannot be read is told and left out: the API has it, too.
 pub fn all(root: &Path) -> Vec<Checkpoint> {
-    let entries = match fs::read_dir(root.join("pods")) {
+    let entries = match fs::read_dir(pods_folder(root)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {

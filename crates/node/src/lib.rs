@@ -10,6 +10,7 @@ pub mod collect;
 pub mod evict;
 pub mod hook;
 pub mod logs;
+mod orphans;
 pub mod pod;
 pub mod pressure;
 pub mod probe;

@@ -22,7 +22,7 @@ use super::seen::Seen;
 use super::{Role, find_container, name, spec};
 use crate::agent::Context;
 use crate::probe::Asked;
-use crate::volume::ImageVolumes;
+use crate::volume::{ImageVolumes, mounted};
 use crate::{hook, refs, volume};
 
 /// Hooks that nobody limits otherwise.
@@ -754,8 +754,13 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
             return Went::Failed(RETRY);
         }
     }
-    let removed = remove_files(context, &subject.pod).and_then(|()| context.cgroups.remove(&subject.pod));
-    match removed {
+    let (folders, cgroups) = (folders(context, &subject.pod), context.cgroups.clone());
+    let uid = super::uid(&subject.pod).to_owned();
+    let remove = move || {
+        folders.iter().try_for_each(|folder| mounted::remove(folder))?;
+        cgroups.remove(&uid)
+    };
+    match stdx::blocking(remove).await.unwrap_or_else(|lost| Err(std::io::Error::other(lost))) {
         Ok(()) => {
             context.rules.forget(super::uid(&subject.pod));
             context.kept.forget(super::uid(&subject.pod));
@@ -768,12 +773,10 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
     }
 }
 
-fn remove_files(context: &Context, pod: &Pod) -> std::io::Result<()> {
-    volume::remove(&context.roots, pod)?;
-    match std::fs::remove_dir_all(create::log_directory(pod, &context.facts)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// Where a pod has something; what lets an agent go on with it last.
+fn folders(context: &Context, pod: &Pod) -> [std::path::PathBuf; 3] {
+    let logs = create::log_directory(pod, &context.facts).into();
+    [volume::pod_folder(&context.roots.disk, pod), logs, volume::pod_folder(&context.roots.memory, pod)]
 }
 
 /// The part of a pod that an event about a container is about.
