@@ -75,6 +75,10 @@ pub enum Effect {
     Hooked {
         id: String,
     },
+    /// Nothing is left of the run that this container ended for all.
+    AllRestart {
+        cause: String,
+    },
     /// The pod is out of the rules.
     Withdrawn,
     /// Nothing of the pod is left on the node.
@@ -108,6 +112,10 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
         }
         Step::Resize { id, name } => resize(context, subject, (id, name)).await,
         Step::RemoveContainer { id } => remove_container(context, subject, id).await,
+        Step::RemoveCause { id, name } => match remove_container(context, subject, id).await {
+            Went::Well(_) => Went::Well(Effect::AllRestart { cause: name.clone() }),
+            went => went,
+        },
         Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
         Step::RemoveSandbox { id } => {
             let removed = match context.runtime.stop_pod_sandbox(id).await {
@@ -682,7 +690,7 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
     let message = match why {
         Why::Unhealthy(message) => message.clone(),
         Why::Resized => format!("Container {name} resize requires restart"),
-        Why::PodEnds | Why::SandboxLost => format!("Stopping container {name}"),
+        Why::PodEnds | Why::SandboxLost | Why::AllRestart => format!("Stopping container {name}"),
     };
     context.tell(pod, &field_of(pod, name), Severity::Normal, "Killing", message);
     let begun = stdx::mono();
@@ -693,7 +701,9 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
     let left = match why {
         // Its network is gone already.
         Why::SandboxLost => Duration::ZERO,
-        Why::PodEnds | Why::Unhealthy(_) | Why::Resized => grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN),
+        Why::PodEnds | Why::Unhealthy(_) | Why::Resized | Why::AllRestart => {
+            grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN)
+        }
     };
     match context.runtime.stop_container(id, left).await {
         Ok(()) => Went::Well(Effect::Nothing),

@@ -354,6 +354,10 @@ impl Worker {
                 }
             }
             Effect::Hooked { id } => drop(memory.hooks_run.insert(id)),
+            Effect::AllRestart { cause } => {
+                let tries = Tries::again(memory.restarts.get(&cause).copied(), wall());
+                memory.restarts.insert(cause, tries);
+            }
             Effect::Withdrawn => drop(memory.stopping.insert("rules".into())),
             Effect::Cleaned => drop(memory.stopping.insert("pod".into())),
             Effect::PullFailed { image, why } => {

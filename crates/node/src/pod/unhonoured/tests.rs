@@ -125,7 +125,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.resources.limits", "cgroup.rs"),
     ("spec.containers.*.resources.requests", "cgroup.rs"),
     ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
-    ("spec.containers.*.restartPolicyRules.*.exitCodes", "pod/plan/policy.rs"),
+    ("spec.containers.*.restartPolicyRules", "pod/plan/policy.rs, pod/plan/restart_all.rs"),
     ("spec.containers.*.securityContext.allowPrivilegeEscalation", "pod/create.rs"),
     ("spec.containers.*.securityContext.appArmorProfile", "admit/machine.rs"),
     ("spec.containers.*.securityContext.capabilities", "pod/create.rs"),
