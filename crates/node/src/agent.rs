@@ -192,6 +192,8 @@ pub struct Agent {
     knows_statics: AtomicBool,
     /// Something happened to a mirror of one.
     mirrors: tokio::sync::Notify,
+    /// There may be room by now for pods that wait for other resources.
+    room: tokio::sync::Notify,
 }
 
 /// A pod that this agent has or had a worker for.
@@ -259,6 +261,7 @@ impl Agent {
             source: options.static_pods,
             statics: Mutex::default(),
             mirrors: tokio::sync::Notify::new(),
+            room: tokio::sync::Notify::new(),
         }))
     }
 
@@ -321,6 +324,7 @@ impl Agent {
                     }
                     self.judge_resizes().await;
                 }
+                () = self.room.notified(), if listed => self.judge_resizes().await,
                 news = referred.next(), if listed => self.tell_of(&news).await,
                 event = runtime_events.next() => match event {
                     Some(RuntimeEvent::Container(event)) => self.tell(&event.pod.uid, Message::Runtime).await,
@@ -430,6 +434,12 @@ impl Agent {
             let worker = Handle::start(self.context.clone(), pod.clone(), None, refusal);
             self.workers().insert(uid, Known { refused, ..Known::of(worker, &pod) });
         }
+        self.judge_resizes_again();
+    }
+
+    /// Has pods that wait for other resources judged once more.
+    pub(crate) fn judge_resizes_again(&self) {
+        self.room.notify_one();
     }
 
     /// Static pods by uid.
@@ -511,7 +521,7 @@ impl Agent {
     }
 
     /// Gives pods that ask for other resources what there is room for: those first that ask for less, then the important ones,
-    /// then those that have waited longest. Upstream: `sortPendingResizes`.
+    /// then those that are guaranteed what they use, then those that have waited longest. Upstream: `sortPendingResizes`.
     async fn judge_resizes(&self) {
         let mut waiting: Vec<(String, Asks, Given)> = {
             let workers = self.workers();
@@ -521,7 +531,8 @@ impl Agent {
         };
         waiting.sort_by_key(|(_, asks, given)| {
             let priority = asks.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-            (resize::grows(&asks.pod, given), std::cmp::Reverse(priority), asks.since)
+            let class = asks.pod.status.as_ref().and_then(|status| status.qos_class.as_deref());
+            (resize::grows(&asks.pod, given), std::cmp::Reverse(priority), class != Some("Guaranteed"), asks.since)
         });
         for (uid, asks, _) in waiting {
             let node = admit::Node { allocatable: self.allocatable(), ..admit::Node::default() };

@@ -24,6 +24,8 @@ const EVERY: Duration = Duration::from_secs(10);
 const LOGS_EVERY: u64 = 6;
 /// And what pods left that nobody knows. It is looked for at the agent's start; later it is only what could not be removed then.
 const HOUSE_EVERY: u64 = 6;
+/// And pods judged that wait for other resources, should anything have left room unheard. Upstream: `retryDelay`, three minutes.
+const RESIZES_EVERY: u64 = 18;
 /// And images. Upstream: `ImageGCPeriod`, five minutes.
 const IMAGES_EVERY: u64 = 30;
 /// One pod is ended at a time, and so long waited for. Upstream: `podCleanupTimeout`.
@@ -54,6 +56,9 @@ pub async fn run(agent: Arc<Agent>) {
         }
         if look % HOUSE_EVERY == 0 {
             agent.keep_house().await;
+        }
+        if look % RESIZES_EVERY == 0 {
+            agent.judge_resizes_again();
         }
         if look % IMAGES_EVERY == 0 {
             relief.images.collect(&agent, collect::Want::Bounds).await;

@@ -79,6 +79,8 @@ impl Handle {
             memory: accepted.map_or_else(Memory::default, |accepted| Memory {
                 prepared: accepted.prepared,
                 environments: accepted.variables(),
+                resizing: resize::is_told(&accepted.pod),
+                known: accepted.known,
                 ..Memory::default()
             }),
             running: Running::default(),
@@ -601,7 +603,7 @@ impl Worker {
         if self.stage() != Stage::Wanted || self.refusal.is_some() {
             return;
         }
-        let checkpoint = Checkpoint::new((*self.pod).clone(), self.memory.prepared, &self.memory.environments);
+        let checkpoint = Checkpoint::new((*self.pod).clone(), &self.memory);
         if self.saved.as_ref() == Some(&checkpoint) {
             return;
         }

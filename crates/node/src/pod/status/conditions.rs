@@ -9,13 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Told, View, runs};
 use crate::pod::Role;
 use crate::pod::plan::restart_all::{self, Restart};
+use crate::resize;
 
 /// Conditions that the node tells, in upstream's order.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 /// That of pods of which a container may have all started anew.
 const RESTARTING: &str = restart_all::CONDITION;
 /// And those that it tells only while they hold.
-const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+const RESIZES: [&str; 2] = [resize::PENDING, resize::IN_PROGRESS];
 
 /// Status, reason and message of a condition.
 type Holds = (&'static str, &'static str, String);
