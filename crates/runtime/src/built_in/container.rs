@@ -182,6 +182,7 @@ impl Inner {
             log_path: record.log_path.clone(),
             pid_target,
             seccomp_profile: seccomp_profile(&config.linux.security_context)?,
+            open_files: self.options.open_files,
         };
         let spec = spec::container(config, prepared)?;
         record::replace(&folder.join(SPEC), &spec.encode()).map_err(failed("write container specification"))
