@@ -37,6 +37,7 @@ use crate::resize::{self, Answer, Given};
 use crate::services;
 use crate::static_pods;
 use crate::tokens::Kept;
+use crate::users::Ranges;
 use crate::volume::{Roots, Tokens};
 
 /// How long the Node may take to be read when a pod is judged.
@@ -87,6 +88,8 @@ pub struct Context {
     pub pressure: Mutex<Held>,
     /// Tokens that pods' volumes hold.
     pub kept: Kept,
+    /// Users that pods have of their own.
+    pub users: Ranges,
     /// What probes found so far.
     pub probed: Probed,
     pub tasks: TaskTree,
@@ -249,6 +252,7 @@ impl Agent {
             pulled: Records::open(&options.roots.disk),
             pressure: Mutex::default(),
             kept: Kept::default(),
+            users: Ranges::default(),
             probed: Probed::default(),
             tasks: options.tasks,
         };

@@ -25,6 +25,7 @@ pub mod storage;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;
+pub mod users;
 pub mod volume;
 
 pub use agent::{Agent, Options, Rules};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::ClientError;
 use cri::{
-    ContainerConfig, ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PodSandboxStatus, PullFailure,
+    ContainerConfig, ContainerState, IdRange, ImageSpec, KeyValue, Mount, NamespaceMode, PodSandboxStatus, PullFailure,
     PullImageRequest,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -224,11 +224,28 @@ async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> W
 async fn run_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(), String> {
     let failed = |why: String| format!("Failed to create sandbox for pod {:?}: {why}", super::full_name(pod));
     let handler = refs::runtime_handler(&context.client, pod).await.map_err(|error| failed(stdx::told(&error)))?;
-    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler };
-    let config = create::sandbox(pod, attempt, parts, &context.facts);
-    let config = config
-        .map_err(|error| format!("Failed to generate sandbox config for pod {:?}: {error}", super::full_name(pod)))?;
+    let unclear = |why: String| format!("Failed to generate sandbox config for pod {:?}: {why}", super::full_name(pod));
+    let users = users(context, pod, &handler).await.map_err(unclear)?;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler, users };
+    let config = create::sandbox(pod, attempt, parts, &context.facts).map_err(|error| unclear(error.to_string()))?;
     context.runtime.run_pod_sandbox(config).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// The users that the pod has of its own, where its runtime can do that. Upstream: `GetOrCreateUserNamespaceMappings`.
+async fn users(context: &Context, pod: &Pod, handler: &str) -> Result<Option<IdRange>, String> {
+    if spec(pod).host_users != Some(false) {
+        return Ok(None);
+    }
+    let status = context.runtime.status().await.map_err(|error| error.to_string())?;
+    if !status.can_map_users(handler) {
+        let who = match handler {
+            "" => "runtime".to_owned(),
+            handler => format!("RuntimeClass handler {handler:?}"),
+        };
+        return Err(format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces"));
+    }
+    let range = context.users.of(&context.roots.memory, pod);
+    range.map_err(|error| format!("create user namespace: {error}"))
 }
 
 async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -> Went {
@@ -308,7 +325,9 @@ async fn made(
     }
     // Containers are asked for with their sandbox as it was asked for; the handler is a matter of the sandbox alone.
     let pod = &*subject.pod;
-    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: "" };
+    let users = context.users.of(&context.roots.memory, pod).map_err(|error| unclear(error.to_string()))?;
+    config.linux.security_context.namespace_options.users = users;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: "", users };
     let of_sandbox = create::sandbox(pod, sandbox.metadata.attempt, parts, &context.facts);
     let of_sandbox = of_sandbox.map_err(|error| unclear(error.to_string()))?;
     let made = context.runtime.create_container(&sandbox.id, config, &of_sandbox).await;

@@ -9,7 +9,9 @@ mod syscalls;
 
 use cri::{ContainerConfig, Error, LinuxContainerSecurityContext, NamespaceMode, SecurityProfile};
 use shim::VERSION;
-use shim::spec::{CgroupSpec, ContainerSpec, DeviceSpec, IoSpec, PidMode, Privileges, ProcessSpec, Rlimit, RootSpec};
+use shim::spec::{
+    CgroupSpec, ContainerSpec, DeviceSpec, IoSpec, PidMode, Privileges, ProcessSpec, Rlimit, RootSpec, Users,
+};
 
 use crate::built_in::OpenFiles;
 use crate::source::ImageConfig;
@@ -31,6 +33,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) devices: Vec<DeviceSpec>,
     /// How many files it may have open; `None` for as many as its supervisor.
     pub(crate) open_files: Option<OpenFiles>,
+    /// The users that its pod has of its own.
+    pub(crate) users: Users,
     /// Its log file; empty for none.
     pub(crate) log_path: String,
     /// The process whose process namespace it joins, when it asks for another container's.
@@ -83,6 +87,7 @@ pub(crate) fn container(config: &ContainerConfig, prepared: Prepared<'_>) -> cri
             log_path: prepared.log_path,
             stdin_once: config.terminal.stdin_once,
         },
+        users: prepared.users,
     })
 }
 
@@ -116,7 +121,6 @@ pub(crate) fn unsupported(config: &ContainerConfig, selinux: bool) -> Option<Err
             "linux.security_context.apparmor.localhost_ref",
         ),
         (security.selinux_options.is_some() && selinux, "linux.security_context.selinux_options"),
-        (security.namespace_options.own_users, "linux.security_context.namespace_options.userns_options"),
     ];
     let field = fields.iter().find(|(asked, _)| *asked).map(|(_, field)| (*field).to_owned());
     field.map(|field| Error::Unsupported { field })
