@@ -147,6 +147,20 @@ fn volumes_and_their_sub_paths_are_as_the_pod_says_on_containerd() {
 }
 
 #[test]
+fn users_of_a_pods_own_are_refused_where_containerd_cannot_map_them() {
+    on(Runtime::Containerd16, || {
+        let cluster = Cluster::start();
+        let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"apart"},"spec":{"hostUsers":false,
+            "containers":[{"name":"main","image":"busybox:test","command":["sleep","1000"]}]}}"#;
+        cluster.apply(pod);
+        until("an event says why", || {
+            let events = cluster.kubectl(&["get", "events", "--field-selector", "reason=FailedCreatePodSandBox"]);
+            events.contains("can't set `spec.hostUsers: false`, runtime does not support user namespaces").then_some(())
+        });
+    });
+}
+
+#[test]
 fn a_network_that_others_configured_wins() {
     let mut cluster = Cluster::absent_on(Runtime::Containerd2);
     let containerd = cluster.containerd.as_ref().expect("the cluster runs on containerd");

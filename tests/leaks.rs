@@ -33,8 +33,6 @@ impl Dice {
 }
 
 /// What pods take of a machine, as the kernel and the data folder tell it, one thing a line.
-///
-/// Not the folders of logs and of volumes in memory: those of a pod that goes while no agent runs stay now and then.
 fn taken(cluster: &Cluster) -> String {
     let data = cluster.data().display().to_string();
     cluster.machine.shell(&format!(
@@ -44,8 +42,8 @@ fn taken(cluster: &Cluster) -> String {
          nft list ruleset | sed 's/^/rule /; s/counter packets [0-9]* bytes [0-9]*//; s/ expires [0-9a-z]*//'; \
          cut -d' ' -f5 /proc/self/mountinfo | sed 's/^/mount /' | sort; \
          find /sys/fs/cgroup -type d -path '*kubepods*' | sed 's/^/group /' | sort; \
-         find /run -mindepth 1 -not -path '*/kubelet/pods/*' | sed 's/^/run /' | sort; \
-         find {data} -mindepth 1 -type d -not -path '{data}/store*' -not -path '{data}/log/pods/*' | sed 's/^/folder /' | sort; \
+         find /run -mindepth 1 | sed 's/^/run /' | sort; \
+         find {data} -mindepth 1 -type d -not -path '{data}/store*' | sed 's/^/folder /' | sort; \
          for process in /proc/[0-9]*; do \
          echo \"process $(readlink $process/exe) $(tr '\\0' ' ' <$process/cmdline | cut -d' ' -f1,2)\"; done 2>/dev/null \
          | grep -v '/sh \\|/sleep\\|/readlink\\|/tr \\|/cut \\|/bin/' | sort; \
@@ -186,4 +184,49 @@ fn nothing_of_two_hundred_pods_stays_through_kills_of_agent_and_supervisors() {
     });
     (1..=ROUNDS).for_each(|number| round(&mut cluster, &mut dice, number));
     until_right("everything is gone", || difference(&before, &taken(&cluster)));
+}
+
+/// What is left of a pod that is called `lost`, and of what is mounted for it.
+const LOST: &str = "find /run /sys/fs/cgroup $0 -name '*lost*' 2>/dev/null; grep lost /proc/self/mountinfo; true";
+
+#[test]
+fn what_a_pod_left_goes_with_the_next_agent_and_nothing_that_is_mounted_there() {
+    let mut cluster = Cluster::start();
+    let line = "echo kept >/disk/file; exec sleep 100000";
+    cluster.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stays"},
+            "spec": {
+                "volumes": [{"name": "disk", "emptyDir": {}}],
+                "containers": [{
+                    "name": "main", "image": "busybox:test", "command": ["sh", "-c", line],
+                    "volumeMounts": [{"name": "disk", "mountPath": "/disk"}],
+                }],
+            },
+        })
+        .to_string(),
+    );
+    cluster.kubectl(&["wait", "pod/stays", "--for=condition=Ready", "--timeout=20s"]);
+    cluster.kill();
+    let data = cluster.data().display().to_string();
+    let precious = cluster.machine.folder.join("precious").display().to_string();
+    // What an agent leaves that is killed while it removes a pod; and something of the machine's that a container had mounted.
+    cluster.machine.shell(&format!(
+        "set -e; memory=$(find /run -type d -path '*/kubelet/pods'); \
+         mkdir -p {precious} {data}/log/pods/default_gone_lost/main $memory/lost/volumes/secret; \
+         touch {precious}/file {data}/log/pods/default_gone_lost/main/0.log $memory/lost/checkpoint.json.new; \
+         volume={data}/kubelet/pods/lost/volumes/kubernetes.io~empty-dir; mkdir -p $volume/disk/deep $volume/memory; \
+         mount --bind {precious} $volume/disk/deep; mount -t tmpfs none $volume/memory; echo > $volume/memory/file; \
+         for group in $(find /sys/fs/cgroup -type d -name besteffort -path '*kubepods*'); do mkdir $group/podlost; done"
+    ));
+    let lost = || cluster.machine.shell(&LOST.replace("$0", &data));
+    assert!(lost().lines().count() > 5, "{}", lost());
+    cluster.up(&[]);
+    until_right("what the pod left is gone", || cluster.machine.shell(&LOST.replace("$0", &data)));
+    assert_eq!(cluster.machine.shell(&format!("ls {precious}")).trim(), "file");
+    cluster.kubectl(&["wait", "pod/stays", "--for=condition=Ready", "--timeout=20s"]);
+    let stays = cluster.get(&["pod", "stays"]);
+    assert_eq!(stays["status"]["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(cluster.kubectl(&["exec", "stays", "--", "cat", "/disk/file"]), "kept\n");
+    assert!(cluster.kubectl(&["logs", "stays"]).is_empty());
 }

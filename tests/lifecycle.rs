@@ -190,6 +190,50 @@ fn pods_end_wait_and_are_refused_for_reasons_that_are_told() {
 }
 
 #[test]
+fn the_end_of_one_container_has_the_whole_pod_start_anew_in_place() {
+    let cluster = Cluster::start();
+    let rules = r#","restartPolicy":"Never","restartPolicyRules":[{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]"#;
+    let mounts = r#","volumeMounts":[{"name":"v","mountPath":"/v"}]"#;
+    let init = shell("init", "echo init >>/v/runs", mounts);
+    let side = shell("side", "trap 'exit 0' TERM; sleep 1000 & wait", r#","restartPolicy":"Always""#);
+    let once = shell("once", "exit 0", "");
+    let main = "echo main >>/v/runs; [ $(grep -c main /v/runs) = 1 ] || exec sleep 1000; until [ -f /v/go ]; do sleep 0.1; done; exit 42";
+    let main = shell("main", main, &format!("{rules}{mounts}"));
+    cluster.apply(&pod(
+        "anew",
+        &format!(
+            r#""restartPolicy":"Never","volumes":[{{"name":"v","emptyDir":{{}}}}],"initContainers":[{init},{side}],"containers":[{once},{main}]"#
+        ),
+    ));
+    let status = |pod: &Value, list: &str, index: usize| pod["status"][list][index].clone();
+    let before = until("one container has ended and one runs", || {
+        let pod = cluster.get(&["pod", "anew"]);
+        let once = status(&pod, "containerStatuses", 0)["state"]["terminated"]["exitCode"] == 0;
+        (once && !status(&pod, "containerStatuses", 1)["state"]["running"].is_null()).then_some(pod)
+    });
+    assert_eq!(condition(&before, "AllContainersRestarting"), "False");
+    cluster.kubectl(&["exec", "anew", "-c", "main", "--", "touch", "/v/go"]);
+    let after = until("all have run again", || {
+        let pod = cluster.get(&["pod", "anew"]);
+        let again = status(&pod, "containerStatuses", 0)["restartCount"] == 1
+            && !status(&pod, "containerStatuses", 0)["state"]["terminated"].is_null();
+        (again && !status(&pod, "containerStatuses", 1)["state"]["running"].is_null()).then_some(pod)
+    });
+    for (list, index) in [("initContainerStatuses", 0), ("initContainerStatuses", 1), ("containerStatuses", 1)] {
+        let status = status(&after, list, index);
+        assert_eq!(status["restartCount"], 1, "{status}");
+    }
+    assert_eq!(status(&after, "containerStatuses", 1)["lastState"]["terminated"]["exitCode"], 42);
+    assert_eq!(condition(&after, "AllContainersRestarting"), "False");
+    assert_eq!(condition(&after, "Initialized"), "True");
+    for field in ["podIP", "phase"] {
+        assert_eq!(before["status"][field], after["status"][field], "{field}");
+    }
+    let runs = cluster.kubectl(&["exec", "anew", "-c", "main", "--", "cat", "/v/runs"]);
+    assert_eq!(runs, "init\nmain\ninit\nmain\n");
+}
+
+#[test]
 fn a_node_that_runs_short_keeps_pods_out_and_ends_what_runs() {
     // A bound that no machine reaches.
     let cluster = Cluster::start_with(&["--eviction-hard", "memory.available<100000Gi"]);

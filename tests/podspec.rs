@@ -317,3 +317,63 @@ fn waits_for_room(cluster: &Cluster, quota: &dyn Fn() -> String) {
         (!conditions.contains("PodResize")).then_some(())
     });
 }
+
+#[test]
+fn a_pod_with_users_of_its_own_is_among_them_in_all_it_does() {
+    let mut cluster = Cluster::start();
+    cluster.kubectl(&["create", "configmap", "words", "--from-literal=word=hello"]);
+    let mounts = json!([
+        {"name": "disk", "mountPath": "/disk"}, {"name": "memory", "mountPath": "/memory"}, {"name": "words", "mountPath": "/words"},
+    ]);
+    let init = json!({"name": "init", "image": "busybox:test", "volumeMounts": mounts,
+        "command": ["sh", "-c", "id -u >/disk/init; touch /memory/root; chown 1000 /memory/root"]});
+    let spec = json!({
+        "hostUsers": false, "restartPolicy": "Always", "initContainers": [init], "securityContext": {"fsGroup": 2000},
+        "volumes": [
+            {"name": "disk", "emptyDir": {}}, {"name": "memory", "emptyDir": {"medium": "Memory"}},
+            {"name": "words", "configMap": {"name": "words", "defaultMode": 0o440}},
+        ],
+    });
+    let main = json!({"volumeMounts": mounts, "securityContext": {"runAsUser": 1000, "procMount": "Unmasked"}});
+    cluster.apply(&pod("apart", "sleep 1000", spec, main));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/apart", "--timeout=30s"]);
+    let exec =
+        |cluster: &Cluster, line: &str| cluster.kubectl(&["exec", "apart", "-c", "main", "--", "sh", "-c", line]);
+    let map = exec(&cluster, "cat /proc/self/uid_map");
+    let numbers: Vec<u32> = map.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+    assert_eq!((numbers[0], numbers[1] % 65_536, numbers[2]), (0, 0, 65_536), "{map}");
+    let (first, user) = (numbers[1], (numbers[1] + 1000).to_string());
+    assert!(first >= 65_536, "{map}");
+    let look = "id -u; id -G; cat /disk/init; stat -c %u:%g /disk/init /memory/root; cat /words/word; echo; echo x >/disk/mine; \
+                stat -c %u:%g /disk/mine; grep -c /proc/kcore /proc/mounts; wc -c </etc/hosts >/dev/null && echo hosts";
+    let expected = "1000\n0 2000\n0\n0:2000\n1000:2000\nhello\n1000:2000\n0\nhosts\n";
+    assert_eq!(exec(&cluster, look), expected);
+    let find = "for p in /proc/[0-9]*; do grep -qsa '^sleep.1000' $p/cmdline && echo ${p#/proc/} $(awk '/^Uid/ {print $2}' $p/status); done; true";
+    let process = cluster.machine.shell(find);
+    let (pid, owner) = process.trim().split_once(' ').expect("one process");
+    assert_eq!(owner, user, "as the machine sees it");
+    // The next agent goes on with it, also with containers that it begins.
+    let ids = cluster.get(&["pod", "apart"])["metadata"]["uid"].as_str().expect("a uid").to_owned();
+    let record = cluster.machine.shell(&format!("cat /run/*/kubelet/pods/{ids}/userns"));
+    assert!(record.contains(&format!("\"hostId\":{first}")), "{record}");
+    cluster.kill();
+    cluster.up(&[]);
+    cluster.machine.shell(&format!("kill -9 {pid}"));
+    until("it runs again", || {
+        (cluster.get(&["pod", "apart"])["status"]["containerStatuses"][0]["restartCount"] == 1).then_some(())
+    });
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/apart", "--timeout=30s"]);
+    assert_eq!(exec(&cluster, "cat /proc/self/uid_map"), map);
+    // Another pod has others, and one that comes later may have those that are free by then.
+    let map_of = |name: &str| {
+        cluster.apply(&pod(name, "sleep 1000", json!({"hostUsers": false}), json!({})));
+        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=30s"]);
+        cluster.kubectl(&["exec", name, "--", "cat", "/proc/self/uid_map"])
+    };
+    assert_ne!(map_of("other"), map);
+    cluster.kubectl(&["delete", "pod", "apart", "--grace-period=0", "--force"]);
+    until("its folder is gone", || {
+        cluster.machine.shell(&format!("ls -d /run/*/kubelet/pods/{ids} 2>/dev/null; true")).is_empty().then_some(())
+    });
+    assert_eq!(map_of("later"), map);
+}

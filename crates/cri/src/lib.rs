@@ -33,7 +33,7 @@ pub use sandbox::{
     PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, PortMapping, Protocol,
 };
 pub use security::{
-    Capability, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, MASKED_PATHS, NamespaceMode,
+    Capability, IdRange, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, MASKED_PATHS, NamespaceMode,
     NamespaceOption, READONLY_PATHS, RunAs, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 pub use service::{

@@ -47,8 +47,17 @@ pub struct NamespaceOption {
     pub pid: NamespaceMode,
     /// Interprocess communication: `Pod` or `Node`.
     pub ipc: NamespaceMode,
-    /// Whether the pod has users of its own (`hostUsers: false`).
-    pub own_users: bool,
+    /// The machine's users and groups that those of the pod are, where it has its own (`hostUsers: false`).
+    pub users: Option<IdRange>,
+}
+
+/// Users or groups of the machine, one after the other, that stand for those of a pod from 0 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The machine's number of the pod's 0.
+    pub first: u32,
+    /// How many there are.
+    pub length: u32,
 }
 
 impl Default for NamespaceOption {
@@ -57,7 +66,7 @@ impl Default for NamespaceOption {
             network: NamespaceMode::Pod,
             pid: NamespaceMode::Container,
             ipc: NamespaceMode::Pod,
-            own_users: false,
+            users: None,
         }
     }
 }

@@ -63,6 +63,11 @@ impl RuntimeStatus {
     pub fn can_mount_recursively_read_only(&self, handler: &str) -> bool {
         self.handlers.iter().any(|known| known.name == handler && known.recursive_read_only_mounts)
     }
+
+    /// Whether a handler can give a pod users of its own.
+    pub fn can_map_users(&self, handler: &str) -> bool {
+        self.handlers.iter().any(|known| known.name == handler && known.user_namespaces)
+    }
 }
 
 /// Sandboxes and containers. Every call is idempotent as CRI says; every future may be dropped at any time and leaves

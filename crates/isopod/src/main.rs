@@ -12,6 +12,7 @@ mod local_node;
 mod machine;
 mod membership;
 mod node_dns;
+mod open_files;
 mod paths;
 mod peers;
 mod preflight;

@@ -83,9 +83,11 @@ pub async fn open(
     let chosen = Elsewhere::chosen(said);
     let remembered = chosen.as_ref().map_or(serde_json::Value::Null, Elsewhere::remembered);
     membership::amend(paths, |settings| drop(settings.insert("runtime".into(), remembered)))?;
+    let open_files = crate::open_files::raise();
     let Some(elsewhere) = chosen else {
         let images = Arc::new(ImageStore::open_with(&paths.images(), image_options(said)?)?);
         let options = RuntimeOptions::new(paths.runtime_state(), paths.runtime(), Arc::new(network), images);
+        let options = RuntimeOptions { open_files, ..options };
         let runtime = BuiltIn::open(options).await.context("start the container runtime")?;
         return Ok(Arc::new(runtime));
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::admit::{self, Refusal};
 use crate::cgroup::Cgroups;
 use crate::checkpoint;
 use crate::evict::{self, Held};
+use crate::orphans;
 use crate::pod::create::NodeFacts;
 use crate::pod::env::Sources;
 use crate::pod::memory::{Verdict, Waiting};
@@ -35,6 +37,7 @@ use crate::resize::{self, Answer, Given};
 use crate::services;
 use crate::static_pods;
 use crate::tokens::Kept;
+use crate::users::Ranges;
 use crate::volume::{Roots, Tokens};
 
 /// How long the Node may take to be read when a pod is judged.
@@ -85,6 +88,8 @@ pub struct Context {
     pub pressure: Mutex<Held>,
     /// Tokens that pods' volumes hold.
     pub kept: Kept,
+    /// Users that pods have of their own.
+    pub users: Ranges,
     /// What probes found so far.
     pub probed: Probed,
     pub tasks: TaskTree,
@@ -184,10 +189,14 @@ pub struct Agent {
     registration: Registration,
     workers: Mutex<BTreeMap<String, Known>>,
     source: Option<static_pods::Source>,
-    /// Static pods by uid, as the folder has them now.
+    /// Static pods by uid, as the folder has them now; before it was read, those that an earlier agent ran.
     statics: Mutex<BTreeMap<String, Pod>>,
+    /// The folder was read, or there is none.
+    knows_statics: AtomicBool,
     /// Something happened to a mirror of one.
     mirrors: tokio::sync::Notify,
+    /// There may be room by now for pods that wait for other resources.
+    room: tokio::sync::Notify,
 }
 
 /// A pod that this agent has or had a worker for.
@@ -243,6 +252,7 @@ impl Agent {
             pulled: Records::open(&options.roots.disk),
             pressure: Mutex::default(),
             kept: Kept::default(),
+            users: Ranges::default(),
             probed: Probed::default(),
             tasks: options.tasks,
         };
@@ -251,9 +261,11 @@ impl Agent {
             pods,
             registration: options.registration,
             workers: Mutex::default(),
+            knows_statics: AtomicBool::new(options.static_pods.is_none()),
             source: options.static_pods,
             statics: Mutex::default(),
             mirrors: tokio::sync::Notify::new(),
+            room: tokio::sync::Notify::new(),
         }))
     }
 
@@ -316,6 +328,7 @@ impl Agent {
                     }
                     self.judge_resizes().await;
                 }
+                () = self.room.notified(), if listed => self.judge_resizes().await,
                 news = referred.next(), if listed => self.tell_of(&news).await,
                 event = runtime_events.next() => match event {
                     Some(RuntimeEvent::Container(event)) => self.tell(&event.pod.uid, Message::Runtime).await,
@@ -333,6 +346,9 @@ impl Agent {
             // What it asks for by now is heard from the API.
             let known = |worker| Known { generation: -1, ..Known::of(worker, &checkpoint.pod) };
             let worker = Handle::start(self.context.clone(), checkpoint.pod.clone(), Some(checkpoint.clone()), None);
+            if self.source.is_some() && static_pods::is_static(&checkpoint.pod) {
+                self.statics().insert(uid.clone(), checkpoint.pod.clone());
+            }
             self.workers().insert(uid, known(worker));
         }
     }
@@ -360,7 +376,26 @@ impl Agent {
                 self.tell(&uid, Message::Gone).await;
             }
         }
-        self.remove_strangers().await;
+        self.keep_house().await;
+    }
+
+    /// Ends and removes what is here of pods that nobody knows.
+    pub(crate) async fn keep_house(&self) {
+        if self.knows_all_pods() {
+            self.remove_strangers().await;
+            orphans::remove(self).await;
+        }
+    }
+
+    /// Whether everybody has been heard who may want a pod here.
+    fn knows_all_pods(&self) -> bool {
+        self.knows_pods() && self.knows_statics.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody wants a pod here, or its worker has not ended yet.
+    pub(crate) fn knows(&self, uid: &str) -> bool {
+        let works = self.workers().get(uid).is_some_and(|known| !(known.gone && known.worker.is_over()));
+        works || self.statics().contains_key(uid) || self.pods.snapshot().iter().any(|pod| pod.uid() == uid)
     }
 
     async fn tell_pod(&self, object: &Arc<Object>) {
@@ -389,6 +424,7 @@ impl Agent {
     /// Runs these static pods, and ends those that are not among them any more.
     pub(crate) async fn set_static(&self, pods: BTreeMap<String, Pod>) {
         let before = std::mem::replace(&mut *self.statics(), pods.clone());
+        self.knows_statics.store(true, Ordering::Release);
         for uid in before.keys().filter(|uid| !pods.contains_key(*uid)) {
             self.tell(uid, Message::Gone).await;
         }
@@ -402,6 +438,12 @@ impl Agent {
             let worker = Handle::start(self.context.clone(), pod.clone(), None, refusal);
             self.workers().insert(uid, Known { refused, ..Known::of(worker, &pod) });
         }
+        self.judge_resizes_again();
+    }
+
+    /// Has pods that wait for other resources judged once more.
+    pub(crate) fn judge_resizes_again(&self) {
+        self.room.notify_one();
     }
 
     /// Static pods by uid.
@@ -483,7 +525,7 @@ impl Agent {
     }
 
     /// Gives pods that ask for other resources what there is room for: those first that ask for less, then the important ones,
-    /// then those that have waited longest. Upstream: `sortPendingResizes`.
+    /// then those that are guaranteed what they use, then those that have waited longest. Upstream: `sortPendingResizes`.
     async fn judge_resizes(&self) {
         let mut waiting: Vec<(String, Asks, Given)> = {
             let workers = self.workers();
@@ -493,7 +535,8 @@ impl Agent {
         };
         waiting.sort_by_key(|(_, asks, given)| {
             let priority = asks.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-            (resize::grows(&asks.pod, given), std::cmp::Reverse(priority), asks.since)
+            let class = asks.pod.status.as_ref().and_then(|status| status.qos_class.as_deref());
+            (resize::grows(&asks.pod, given), std::cmp::Reverse(priority), class != Some("Guaranteed"), asks.since)
         });
         for (uid, asks, _) in waiting {
             let node = admit::Node { allocatable: self.allocatable(), ..admit::Node::default() };
@@ -640,16 +683,13 @@ impl Agent {
         };
         for sandbox in sandboxes {
             let uid = sandbox.labels.get(POD_UID).cloned().unwrap_or_default();
-            if uid.is_empty() || self.workers().contains_key(&uid) {
+            if uid.is_empty() || self.knows(&uid) {
                 continue;
             }
-            let known = self.pods.snapshot().iter().any(|pod| pod.uid() == uid);
-            if !known {
-                let pod = stranger(&sandbox);
-                let worker = Handle::start(self.context.clone(), pod.clone(), None, None);
-                worker.tell(Message::Gone).await;
-                self.workers().insert(uid, Known { gone: true, ..Known::of(worker, &pod) });
-            }
+            let pod = stranger(&sandbox);
+            let worker = Handle::start(self.context.clone(), pod.clone(), None, None);
+            worker.tell(Message::Gone).await;
+            self.workers().insert(uid, Known { gone: true, ..Known::of(worker, &pod) });
         }
     }
 

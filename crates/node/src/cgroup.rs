@@ -3,6 +3,7 @@
 //! Layout as upstream's `cgroupfs` driver: `kubepods[/burstable|/besteffort]/pod<uid>`. Versions 1 and 2; all are files
 //! below one root, so that both can be tested anywhere.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,12 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
 /// Other hierarchies in which containers get a group below the pod's.
 const OTHERS: [&str; 9] =
     ["devices", "freezer", "blkio", "systemd", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma"];
+
+/// Groups in which those of the pods are that are not guaranteed all they use.
+const BURSTABLE: &str = "burstable";
+const BEST_EFFORT: &str = "besteffort";
+/// What the names of pods' groups begin with.
+const POD_PREFIX: &str = "pod";
 
 /// The control groups of the machine.
 #[derive(Clone, Debug)]
@@ -48,12 +55,12 @@ impl Cgroups {
     /// The pod's group as a path below each hierarchy's root.
     pub fn path(&self, pod: &Pod) -> String {
         let class = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).unwrap_or("BestEffort");
-        let tier = match class {
-            "Guaranteed" => "",
-            "Burstable" => "/burstable",
-            _ => "/besteffort",
-        };
-        format!("/{}{tier}/pod{}", self.parent, uid(pod))
+        let (parent, uid) = (&self.parent, uid(pod));
+        match class {
+            "Guaranteed" => format!("/{parent}/{POD_PREFIX}{uid}"),
+            "Burstable" => format!("/{parent}/{BURSTABLE}/{POD_PREFIX}{uid}"),
+            _ => format!("/{parent}/{BEST_EFFORT}/{POD_PREFIX}{uid}"),
+        }
     }
 
     /// Makes the pod's group with its limits.
@@ -86,17 +93,24 @@ impl Cgroups {
         raise("cpu", "cpu.cfs_quota_us", limits.cpu_quota, or_none(limits.cpu_quota, "-1"))
     }
 
-    /// Removes the pod's group; nothing lives in it any more.
-    pub fn remove(&self, pod: &Pod) -> io::Result<()> {
-        let path = self.path(pod);
-        let folders: Vec<PathBuf> = match self.unified {
-            true => vec![self.folder("", &path)],
-            false => CONTROLLERS.iter().chain(&OTHERS).map(|controller| self.folder(controller, &path)).collect(),
-        };
-        for folder in folders {
-            remove_tree(&folder)?;
-        }
-        Ok(())
+    /// Removes the groups of a pod by its uid, whatever class it has or had; nothing lives in them any more.
+    pub fn remove(&self, uid: &str) -> io::Result<()> {
+        self.tiers().try_for_each(|tier| remove_tree(&tier.join(format!("{POD_PREFIX}{uid}"))))
+    }
+
+    /// The uids of pods that have groups here. What cannot be read has none.
+    pub fn pods(&self) -> BTreeSet<String> {
+        let entries = self.tiers().filter_map(|tier| fs::read_dir(tier).ok()).flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let uid = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_prefix(POD_PREFIX)?.to_owned());
+        folders.filter_map(uid).collect()
+    }
+
+    /// The folders in which pods of each class have their groups, in every hierarchy.
+    fn tiers(&self) -> impl Iterator<Item = PathBuf> {
+        let controllers: &[&[&str]] = if self.unified { &[&[""]] } else { &[&CONTROLLERS, &OTHERS] };
+        let parents = controllers.iter().copied().flatten().map(|controller| self.folder(controller, &self.parent));
+        parents.flat_map(|parent| [parent.clone(), parent.join(BURSTABLE), parent.join(BEST_EFFORT)])
     }
 
     fn folder(&self, controller: &str, path: &str) -> PathBuf {
@@ -271,6 +285,7 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.join("memory.max")).unwrap(), (64 << 20).to_string());
         assert_eq!(fs::read_to_string(folder.join("cpu.weight")).unwrap(), "20");
         assert_eq!(cgroups.path(&pod), "/kubepods/burstable/podu1");
+        assert_eq!(cgroups.pods(), ["u1".to_owned()].into());
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -13,7 +13,9 @@ use cri::KeyValue;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use crate::volume::pod_folder;
+use crate::pod::memory::Memory;
+use crate::pod::seen::Known;
+use crate::volume::{pod_folder, pods_folder};
 
 /// The version that is written; older ones that can still be read are listed in [`Checkpoint::parse`].
 const VERSION: u32 = 1;
@@ -31,16 +33,20 @@ pub struct Checkpoint {
     pub prepared: bool,
     /// What each container was last started with, by its name.
     pub environments: BTreeMap<String, Vec<(String, String)>>,
+    /// What no runtime tells of its containers. Agents before this one did not write it.
+    #[serde(default)]
+    pub known: Known,
 }
 
 impl Checkpoint {
     /// The checkpoint of a pod.
-    pub fn new(pod: Pod, prepared: bool, environments: &BTreeMap<String, Vec<KeyValue>>) -> Checkpoint {
+    pub fn new(pod: Pod, memory: &Memory) -> Checkpoint {
         let pairs = |variables: &Vec<KeyValue>| {
             variables.iter().map(|variable| (variable.key.clone(), variable.value.clone())).collect()
         };
-        let environments = environments.iter().map(|(name, variables)| (name.clone(), pairs(variables))).collect();
-        Checkpoint { version: VERSION, pod, prepared, environments }
+        let environments =
+            memory.environments.iter().map(|(name, variables)| (name.clone(), pairs(variables))).collect();
+        Checkpoint { version: VERSION, pod, prepared: memory.prepared, environments, known: memory.known.clone() }
     }
 
     /// The environments in the runtime's terms.
@@ -80,7 +86,7 @@ impl Checkpoint {
 
 /// Every pod that was accepted and is not yet cleaned up. What cannot be read is told and left out: the API has it, too.
 pub fn all(root: &Path) -> Vec<Checkpoint> {
-    let entries = match fs::read_dir(root.join("pods")) {
+    let entries = match fs::read_dir(pods_folder(root)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
@@ -129,7 +135,9 @@ mod tests {
             r#"{{"metadata":{{"name":"p","namespace":"n","uid":"{uid}"}},"spec":{{"containers":[{{"name":"c"}}]}},"status":{{"phase":"Running"}}}}"#
         ));
         let variables = [("c".to_owned(), vec![KeyValue { key: "A".into(), value: "1".into() }])].into();
-        Checkpoint::new(pod.unwrap(), true, &variables)
+        let mut memory = Memory { prepared: true, environments: variables, ..Memory::default() };
+        memory.known.memory_requests.insert("c".into(), 64 << 20);
+        Checkpoint::new(pod.unwrap(), &memory)
     }
 
     #[test]
@@ -143,6 +151,12 @@ mod tests {
         let mode = fs::metadata(root.0.join("pods/a/checkpoint.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(checkpoint("a").variables()["c"][0].value, "1");
+    }
+
+    #[test]
+    fn what_an_older_agent_wrote_is_read() {
+        let text = r#"{"version":1,"pod":{"metadata":{},"spec":{"containers":[]}},"prepared":true,"environments":{}}"#;
+        assert_eq!(Checkpoint::parse(text.as_bytes()).unwrap().known, Known::default());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod collect;
 pub mod evict;
 pub mod hook;
 pub mod logs;
+mod orphans;
 pub mod pod;
 pub mod pressure;
 pub mod probe;
@@ -24,6 +25,7 @@ pub mod storage;
 pub mod streams;
 pub mod tokens;
 pub mod upkeep;
+pub mod users;
 pub mod volume;
 
 pub use agent::{Agent, Options, Rules};

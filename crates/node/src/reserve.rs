@@ -114,7 +114,7 @@ mod tests {
         };
         let plain = Reserved::default();
         assert_eq!(plain.capacity(machine)["memory"].0, "4194304Ki");
-        assert_eq!(shown(&plain), ["2", "4091904Ki", "96636764160", "110"]);
+        assert_eq!(shown(&plain), ["2", "4091904Ki", "102005473280", "110"]);
         let reserved = Reserved {
             kube: resources("cpu=100m,memory=100Mi").unwrap(),
             system: resources("cpu=100m,ephemeral-storage=1Gi").unwrap(),

@@ -8,10 +8,15 @@ use std::collections::BTreeMap;
 use api::decide::resources::PodResources;
 use cri::ContainerStatus;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use serde::Serialize;
 
 use crate::admit::{self, Node};
 use crate::pod::seen::{Known, Seen};
 use crate::pod::{Role, containers, create, spec};
+
+/// Conditions of pods that ask for, or get, other resources.
+pub const PENDING: &str = "PodResizePending";
+pub const IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// What each container of a pod was given, by its name.
 pub type Given = BTreeMap<String, ResourceRequirements>;
@@ -97,6 +102,12 @@ pub fn change(container: &Container, status: &ContainerStatus, known: &Known) ->
     }
 }
 
+/// Whether the pod's status tells that it is getting to what it was granted.
+pub fn is_told(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == IN_PROGRESS && condition.status == "True")
+}
+
 /// Bytes of memory that a container requests.
 pub fn memory_request(container: &Container) -> i64 {
     let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
@@ -117,17 +128,39 @@ pub fn is_under_way(spec: &PodSpec, seen: &Seen, but: &str) -> bool {
     restarts || seen.running().any(|status| status.id != but && !is_over(status))
 }
 
-/// What events say of a resize: what is given, by the object's generation. Upstream: `podResizeMsgDetails`.
+/// What events say of a resize, in this order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Details<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<OfContainer<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    containers: Vec<OfContainer<'a>>,
+    generation: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct OfContainer<'a> {
+    name: &'a str,
+    resources: ResourceRequirements,
+}
+
+/// The same as text: what the pod has, by the object's generation. Upstream: `pkg/kubelet/events/resize.go`.
 pub fn details(pod: &Pod, why: Option<&str>) -> String {
-    let containers: Vec<serde_json::Value> = asked(pod)
-        .into_iter()
-        .map(|(name, resources)| serde_json::json!({"name": name, "resources": resources}))
-        .collect();
-    let mut details = serde_json::json!({"containers": containers, "generation": pod.metadata.generation.unwrap_or(0)});
-    if let Some(why) = why {
-        details["error"] = why.into();
-    }
-    details.to_string()
+    let spec = spec(pod);
+    let details = Details {
+        init_containers: spec.init_containers.iter().flatten().map(of_container).collect(),
+        containers: spec.containers.iter().map(of_container).collect(),
+        generation: pod.metadata.generation.unwrap_or(0),
+        error: why,
+    };
+    serde_json::to_string(&details).expect("names and amounts are text")
+}
+
+fn of_container(container: &Container) -> OfContainer<'_> {
+    OfContainer { name: &container.name, resources: container.resources.clone().unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -179,13 +212,25 @@ mod tests {
     }
 
     #[test]
+    fn events_tell_of_init_containers_first_in_the_order_of_the_specification() {
+        let pod: Pod = serde_json::from_str(
+            r#"{"metadata":{"generation":2},"spec":{"initContainers":[{"name":"s"}],"containers":[{"name":"b"},{"name":"a"}]}}"#,
+        )
+        .unwrap();
+        let of = |name: &str| format!(r#"{{"name":"{name}","resources":{{}}}}"#);
+        let expected =
+            format!(r#"{{"initContainers":[{}],"containers":[{},{}],"generation":2}}"#, of("s"), of("b"), of("a"));
+        assert_eq!(details(&pod, None), expected);
+    }
+
+    #[test]
     fn a_pod_is_what_it_was_given_whatever_it_asks_for() {
         let given = asked(&pod("one", "100m", "NotRequired"));
         let seen = with(pod("one", "2", "NotRequired"), &given);
         assert_eq!(asked(&seen), given);
         assert_eq!(
             details(&seen, Some("no")),
-            r#"{"containers":[{"name":"c","resources":{"limits":{"cpu":"100m"},"requests":{"cpu":"100m","memory":"64Mi"}}}],"error":"no","generation":0}"#
+            r#"{"containers":[{"name":"c","resources":{"limits":{"cpu":"100m"},"requests":{"cpu":"100m","memory":"64Mi"}}}],"generation":0,"error":"no"}"#
         );
     }
 }

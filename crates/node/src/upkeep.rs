@@ -1,4 +1,4 @@
-//! What has to be sampled, on one timer: shortages, for which pods are ended, logs, and images that nobody uses.
+//! What has to be sampled, on one timer: shortages, for which pods are ended, logs, what pods left, and images that nobody uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +22,10 @@ use crate::{collect, logs, storage};
 const EVERY: Duration = Duration::from_secs(10);
 /// Every so many of these looks, logs are tended.
 const LOGS_EVERY: u64 = 6;
+/// And what pods left that nobody knows. It is looked for at the agent's start; later it is only what could not be removed then.
+const HOUSE_EVERY: u64 = 6;
+/// And pods judged that wait for other resources, should anything have left room unheard. Upstream: `retryDelay`, three minutes.
+const RESIZES_EVERY: u64 = 18;
 /// And images. Upstream: `ImageGCPeriod`, five minutes.
 const IMAGES_EVERY: u64 = 30;
 /// One pod is ended at a time, and so long waited for. Upstream: `podCleanupTimeout`.
@@ -49,6 +53,12 @@ pub async fn run(agent: Arc<Agent>) {
         }
         if look % LOGS_EVERY == 0 {
             logs::rotate::all(&*agent.context().runtime).await;
+        }
+        if look % HOUSE_EVERY == 0 {
+            agent.keep_house().await;
+        }
+        if look % RESIZES_EVERY == 0 {
+            agent.judge_resizes_again();
         }
         if look % IMAGES_EVERY == 0 {
             relief.images.collect(&agent, collect::Want::Bounds).await;

@@ -69,9 +69,14 @@ pub struct Roots {
     pub memory: PathBuf,
 }
 
+/// The folder of all pods below a root.
+pub fn pods_folder(root: &Path) -> PathBuf {
+    root.join("pods")
+}
+
 /// The folder of everything a pod has below a root.
 pub fn pod_folder(root: &Path, pod: &Pod) -> PathBuf {
-    root.join("pods").join(uid(pod))
+    pods_folder(root).join(uid(pod))
 }
 
 /// Where a volume lies.
@@ -116,12 +121,6 @@ pub fn prepare(roots: &Roots, pod: &Pod, found: &Found, sources: &Sources, token
         writer::write(&folder, &files, group).map_err(failed)?;
     }
     Ok(())
-}
-
-/// Removes everything that a pod has on this node, but nothing that is only mounted there.
-pub fn remove(roots: &Roots, pod: &Pod) -> io::Result<()> {
-    mounted::remove(&pod_folder(&roots.disk, pod))?;
-    mounted::remove(&pod_folder(&roots.memory, pod))
 }
 
 #[cfg(test)]

@@ -16,5 +16,5 @@ mod spec;
 mod supervisor;
 mod sys;
 
-pub use built_in::{BuiltIn, RuntimeOptions};
+pub use built_in::{BuiltIn, OpenFiles, RuntimeOptions};
 pub use source::{ImageConfig, ImageRoot, ImageSource};

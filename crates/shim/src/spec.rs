@@ -28,6 +28,18 @@ record! {
         shm_bytes: u64,
         /// When log files are rotated.
         log: LogLimits,
+        /// The users that it has of its own.
+        users: Users,
+    }
+}
+
+record! {
+    /// Users and groups of the machine that stand for a pod's own, from 0 on.
+    Users {
+        /// The machine's number of the pod's 0.
+        first: u32,
+        /// How many there are; 0 for a pod that has the machine's.
+        length: u32,
     }
 }
 
@@ -88,6 +100,8 @@ record! {
         cgroup: CgroupSpec,
         /// Its standard streams.
         io: IoSpec,
+        /// The users that its pod has of its own.
+        users: Users,
     }
 }
 
@@ -171,6 +185,8 @@ record! {
         propagation: Propagation,
         /// With [`MountKind::Layers`]: the layers, the lowest first, two at least.
         layers: Vec<String>,
+        /// Whether files that belong to the machine's users belong to the pod's in here.
+        mapped: bool,
     }
 }
 

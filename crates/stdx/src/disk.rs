@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
-/// Folders deeper than this are not entered: each level above one that is being read is held open.
+/// Folders deeper than this are not entered: each level above one that is being read is held open, as far as its other folders are
+/// still to be read. That is within what a process may have open that has asked for all it may.
 const DEPTH_MAX: usize = 1000;
 
 /// What lies below a folder.

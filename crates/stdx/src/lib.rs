@@ -18,7 +18,7 @@ pub mod told;
 pub use backoff::Backoff;
 pub use context::{random, random_u64};
 pub use map::{FixedMap, FixedSet};
-pub use task::{Cancel, Task, TaskTree, spawn};
+pub use task::{Cancel, Task, TaskTree, blocking, spawn};
 pub use time::{Elapsed, Mono, mono, sleep, sleep_until, timeout, wall};
 pub use told::told;
 

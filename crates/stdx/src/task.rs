@@ -40,6 +40,14 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
     Task(receiver)
 }
 
+/// Runs what blocks, such as much work on a disk, where it holds up no task; on a simulation, in its place.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, TaskLost> {
+    match context::current() {
+        Some(_) => Ok(work()),
+        None => tokio::task::spawn_blocking(work).await.map_err(|_| TaskLost),
+    }
+}
+
 /// A flag that ends what listens to it; clones share the flag.
 #[derive(Clone, Debug)]
 pub struct Cancel(Arc<watch::Sender<bool>>);

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::image::{AuthConfig, ImageSpec};
 use crate::sandbox::{DnsConfig, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata, PodSandboxState, PortMapping};
 use crate::security::{
-    LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, RunAs, SeLinuxOption,
-    SecurityProfile, SupplementalGroupsPolicy,
+    IdRange, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, RunAs,
+    SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 
 /// The signals that CRI numbers, from 1.
@@ -114,7 +114,7 @@ fn port_mapping(asked: &PortMapping) -> proto::PortMapping {
 fn sandbox_security(asked: &LinuxSandboxSecurityContext) -> Result<proto::LinuxSandboxSecurityContext> {
     let user = asked.run_as.user.map(number);
     Ok(proto::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(&asked.namespace_options)?),
+        namespace_options: Some(namespaces(&asked.namespace_options)),
         selinux_options: asked.selinux_options.as_ref().map(selinux),
         // The sandbox's own process: a group without a user is refused by runtimes, and means nothing to it.
         run_as_group: asked.run_as.group.filter(|_| user.is_some()).map(number),
@@ -127,10 +127,7 @@ fn sandbox_security(asked: &LinuxSandboxSecurityContext) -> Result<proto::LinuxS
     })
 }
 
-fn namespaces(asked: &NamespaceOption) -> Result<proto::NamespaceOption> {
-    if asked.own_users {
-        return Err(Error::Unsupported { field: "namespace_options.userns_options".into() });
-    }
+fn namespaces(asked: &NamespaceOption) -> proto::NamespaceOption {
     let mode = |mode: &NamespaceMode| match mode {
         NamespaceMode::Pod => 0,
         NamespaceMode::Container => 1,
@@ -141,12 +138,21 @@ fn namespaces(asked: &NamespaceOption) -> Result<proto::NamespaceOption> {
         NamespaceMode::Target(id) => id.clone(),
         _ => String::new(),
     };
-    Ok(proto::NamespaceOption {
+    proto::NamespaceOption {
         network: mode(&asked.network),
         pid: mode(&asked.pid),
         ipc: mode(&asked.ipc),
         target_id,
-    })
+        userns_options: asked.users.map(|range| proto::UserNamespace {
+            mode: mode(&NamespaceMode::Pod),
+            uids: vec![mapping(range)],
+            gids: vec![mapping(range)],
+        }),
+    }
+}
+
+fn mapping(range: IdRange) -> proto::IdMapping {
+    proto::IdMapping { host_id: range.first, container_id: 0, length: range.length }
 }
 
 fn number(value: i64) -> proto::Int64Value {
@@ -200,7 +206,8 @@ pub(super) fn auth(asked: &AuthConfig) -> proto::AuthConfig {
 }
 
 /// A mount whose sub path, if it is of the host, has been resolved already.
-fn mount(asked: &Mount) -> proto::Mount {
+fn mount(asked: &Mount, users: Option<IdRange>) -> proto::Mount {
+    let mappings: Vec<proto::IdMapping> = users.into_iter().map(mapping).collect();
     proto::Mount {
         container_path: asked.container_path.clone(),
         host_path: asked.host_path.clone(),
@@ -211,6 +218,8 @@ fn mount(asked: &Mount) -> proto::Mount {
             MountPropagation::HostToContainer => 1,
             MountPropagation::Bidirectional => 2,
         },
+        uid_mappings: mappings.clone(),
+        gid_mappings: mappings,
         recursive_read_only: asked.recursive_read_only,
         image: asked.image.as_ref().map(image),
         image_sub_path: if asked.image.is_some() { asked.sub_path.clone() } else { String::new() },
@@ -223,6 +232,8 @@ pub(super) fn container(asked: &ContainerConfig, unified: bool) -> Result<proto:
         key: variable.key.clone(),
         value: variable.value.clone().into(),
     };
+    // A pod's users see the files of volumes with the owners that they have by the pod's own count.
+    let users = asked.linux.security_context.namespace_options.users;
     Ok(proto::ContainerConfig {
         metadata: Some(proto::ContainerMetadata { name: asked.metadata.name.clone(), attempt: asked.metadata.attempt }),
         image: Some(image(&asked.image)),
@@ -230,7 +241,7 @@ pub(super) fn container(asked: &ContainerConfig, unified: bool) -> Result<proto:
         args: asked.args.clone(),
         working_dir: asked.working_dir.clone(),
         envs: asked.envs.iter().map(variable).collect(),
-        mounts: asked.mounts.iter().map(mount).collect(),
+        mounts: asked.mounts.iter().map(|asked| mount(asked, users)).collect(),
         devices: asked.linux.devices.iter().map(device).collect(),
         labels: asked.labels.clone(),
         annotations: asked.annotations.clone(),
@@ -257,7 +268,7 @@ fn container_security(asked: &LinuxContainerSecurityContext) -> Result<proto::Li
     Ok(proto::LinuxContainerSecurityContext {
         capabilities: Some(proto::Capability { add_capabilities, drop_capabilities, add_ambient_capabilities }),
         privileged: asked.privileged,
-        namespace_options: Some(namespaces(&asked.namespace_options)?),
+        namespace_options: Some(namespaces(&asked.namespace_options)),
         selinux_options: asked.selinux_options.as_ref().map(selinux),
         run_as_user: asked.run_as.user.map(number),
         run_as_group: asked.run_as.group.map(number),

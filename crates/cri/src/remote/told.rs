@@ -95,7 +95,7 @@ fn namespaces(told: proto::NamespaceOption) -> NamespaceOption {
         3 => NamespaceMode::Target(told.target_id.clone()),
         _ => NamespaceMode::Pod,
     };
-    NamespaceOption { network: mode(told.network), pid: mode(told.pid), ipc: mode(told.ipc), own_users: false }
+    NamespaceOption { network: mode(told.network), pid: mode(told.pid), ipc: mode(told.ipc), users: None }
 }
 
 fn container_metadata(told: Option<proto::ContainerMetadata>) -> ContainerMetadata {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
 use cri::{
-    Capability, ContainerConfig, ContainerMetadata, DnsConfig, HugepageLimit, ImageSpec, KeyValue,
+    Capability, ContainerConfig, ContainerMetadata, DnsConfig, HugepageLimit, IdRange, ImageSpec, KeyValue,
     LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig,
     PodSandboxMetadata, PortMapping, Protocol, RunAs, SeLinuxOption, SecurityProfile, Terminal,
@@ -122,6 +122,8 @@ pub struct SandboxParts<'a> {
     pub cgroup_parent: &'a str,
     /// The handler that its class names; empty is the runtime's default.
     pub runtime_handler: &'a str,
+    /// The users that the pod has of its own.
+    pub users: Option<IdRange>,
 }
 
 /// The sandbox to make.
@@ -156,7 +158,7 @@ pub fn sandbox(
         linux: LinuxPodSandboxConfig {
             cgroup_parent: parts.cgroup_parent.into(),
             security_context: LinuxSandboxSecurityContext {
-                namespace_options: namespaces(pod),
+                namespace_options: NamespaceOption { users: parts.users, ..namespaces(pod) },
                 run_as: run_as(&security, None),
                 privileged,
                 ..LinuxSandboxSecurityContext::default()
@@ -204,7 +206,7 @@ fn namespaces(pod: &Pod) -> NamespaceOption {
             _ => NamespaceMode::Container,
         },
         ipc: node_if(spec.host_ipc),
-        own_users: spec.host_users == Some(false),
+        users: None,
     }
 }
 

@@ -16,8 +16,10 @@ use crate::resize::{self, Change};
 
 mod end;
 pub mod policy;
+pub mod restart_all;
 
 use policy::starts_again;
+use restart_all::Restart;
 
 /// The exit code of a container that ran and of which nothing is left. Upstream: `convertToAPIContainerStatuses`.
 pub const LOST_CODE: i32 = 137;
@@ -39,6 +41,8 @@ pub enum Step {
     Resize { id: String, name: String },
     /// Forget a container that has ended and that no status needs.
     RemoveContainer { id: String },
+    /// Forget the container for whose end all of the pod is started anew.
+    RemoveCause { id: String, name: String },
     /// Stop a sandbox that is of no use any more.
     StopSandbox { id: String },
     /// Stop and forget a sandbox that another one has replaced: a half made one of an agent that was killed, or a lost one.
@@ -60,6 +64,8 @@ pub enum Why {
     SandboxLost,
     /// It was granted other resources, and is to start anew with them.
     Resized,
+    /// All of the pod is to start anew, for the end of one of its containers.
+    AllRestart,
 }
 
 impl Step {
@@ -74,7 +80,9 @@ impl Step {
                 format!("container {name}")
             }
             Step::PreStop { name, .. } => format!("hook {name}"),
-            Step::RemoveContainer { id } | Step::RemoveSandbox { id } => format!("ended {id}"),
+            Step::RemoveContainer { id } | Step::RemoveCause { id, .. } | Step::RemoveSandbox { id } => {
+                format!("ended {id}")
+            }
         }
     }
 
@@ -121,6 +129,9 @@ pub fn plan(pod: &Pod, stage: Stage, seen: &Seen, memory: &Memory, now: Moment) 
     let mut plan = match stage {
         Stage::Wanted if memory.verdict.is_some() || ended(pod, &spec, seen) => {
             ended_plan(&spec, seen, memory, now.mono)
+        }
+        Stage::Wanted if restart_all::progress(pod, &spec, seen) == Restart::UnderWay => {
+            restart_all::clear(pod, &spec, seen, memory, now)
         }
         Stage::Wanted => wanted(pod, &spec, seen, memory, now),
         Stage::Ending { grace_seconds } => ending(&spec, seen, memory, grace_seconds, now.mono),
@@ -186,6 +197,9 @@ fn exit_code(pod: &Pod, spec: &PodSpec, seen: &Seen, role: Role, container: &Con
     if let Some(newest) = seen.newest(&container.name) {
         return (newest.state == ContainerState::Exited).then(|| seen.code(newest));
     }
+    if restart_all::progress(pod, spec, seen) == Restart::Cleared {
+        return None;
+    }
     let state = told(pod, role, &container.name)?.state.as_ref()?;
     // One that ran and is lost is not run again where that is not wanted.
     let lost = || (state.running.is_some() && !starts_again(spec, role, container, LOST_CODE)).then_some(LOST_CODE);
@@ -199,13 +213,17 @@ fn next_attempt(pod: &Pod, seen: &Seen, role: Role, name: &str) -> u32 {
     }
     let Some(told) = told(pod, role, name) else { return 0 };
     let ran = told.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
-    u32::try_from(told.restart_count).unwrap_or(0) + u32::from(ran)
+    // One that waits to be started again ran, too: only of such is the id told.
+    u32::try_from(told.restart_count).unwrap_or(0) + u32::from(ran || told.container_id.is_some())
 }
 
 /// Whether every container has ended for good, or an init container failed for good.
 pub fn ended(pod: &Pod, spec: &PodSpec, seen: &Seen) -> bool {
     if let Some("Succeeded" | "Failed") = pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         return true;
+    }
+    if restart_all::progress(pod, spec, seen) != Restart::No {
+        return false;
     }
     let for_good = |role: Role, container: &Container| {
         let code = exit_code(pod, spec, seen, role, container);
@@ -407,16 +425,9 @@ impl View<'_> {
                 if !starts_again(self.spec, role, container, self.seen.code(status)) {
                     return;
                 }
-                match restart_wait(self.memory, container, status, self.now.wall) {
-                    Some((left, delay)) => {
+                match must_wait(self.pod, self.memory, container, status, self.now.wall) {
+                    Some((left, waiting)) => {
                         sooner(plan, left);
-                        let message = format!(
-                            "back-off {} restarting failed container={} pod={}",
-                            go_duration(delay),
-                            container.name,
-                            full_name(self.pod)
-                        );
-                        let waiting = Waiting { reason: "CrashLoopBackOff".into(), message };
                         plan.waiting.push((container.name.clone(), waiting));
                     }
                     None => plan.steps.push(start),
@@ -458,16 +469,20 @@ fn unhealthy(spec: &PodSpec, role: Role, container: &Container, probe: &str) -> 
     }
 }
 
-/// How long to wait until a container is started again, with the whole wait.
-fn restart_wait(
+/// How long to wait until a container is started again, and what is told of it meanwhile.
+fn must_wait(
+    pod: &Pod,
     memory: &Memory,
     container: &Container,
     status: &ContainerStatus,
     now: Timestamp,
-) -> Option<(Duration, Duration)> {
+) -> Option<(Duration, Waiting)> {
     let tries = memory.restarts.get(&container.name)?;
     let ended = Timestamp::from_nanosecond(status.times.finished_at.into()).unwrap_or(now);
-    tries.left(ended, now).map(|left| (left, tries.delay()))
+    let left = tries.left(ended, now)?;
+    let delay = go_duration(tries.delay());
+    let message = format!("back-off {delay} restarting failed container={} pod={}", container.name, full_name(pod));
+    Some((left, Waiting { reason: "CrashLoopBackOff".into(), message }))
 }
 
 /// The grace period of the probe that condemned a container, else the pod's. Upstream: `setTerminationGracePeriod`.

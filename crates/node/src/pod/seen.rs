@@ -6,6 +6,7 @@ use cri::{
     ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, PodSandboxState, PodSandboxStatus, Runtime,
     StringMap,
 };
+use serde::{Deserialize, Serialize};
 
 use super::plan::LOST_CODE;
 
@@ -27,7 +28,7 @@ pub struct Seen {
 }
 
 /// What the agent knows of containers and no runtime tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Those that were ended to be started anew, by id: however they end, they are.
     pub again: BTreeSet<String>,

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::{Memory, Waiting};
 use super::plan::policy::starts_again;
+use super::plan::restart_all::{self, Restart};
 use super::plan::{LOST_CODE, Stage, told};
 use super::seen::Seen;
 use super::{Role, containers, init_role, ordinary_form, spec};
@@ -250,6 +251,10 @@ impl View<'_> {
     fn forgotten(&self, role: Role, container: &Container, mut status: ContainerStatus) -> ContainerStatus {
         let old = told(self.pod, role, &container.name);
         let state = old.and_then(|old| old.state.as_ref());
+        let ran = |old: &&ContainerStatus| old.container_id.is_some() && self.restart() == Restart::Cleared;
+        if let Some(old) = old.filter(ran) {
+            return self.begun_anew(container, old, status);
+        }
         if let Some(old) = old.filter(|_| state.is_some_and(|state| state.terminated.is_some())) {
             return ContainerStatus { ready: old.ready && role == Role::Init, started: Some(false), ..old.clone() };
         }
@@ -269,6 +274,23 @@ impl View<'_> {
             (false, _) => status.state = Some(self.not_run(container)),
         }
         status
+    }
+
+    /// A container that ran and was removed to start anew: what ended it is its last state.
+    fn begun_anew(&self, container: &Container, old: &ContainerStatus, mut status: ContainerStatus) -> ContainerStatus {
+        let ended = old.state.as_ref().filter(|state| state.terminated.is_some());
+        let ended = if runs(old) { Some(lost(LOST)) } else { ended.or(old.last_state.as_ref()).cloned() };
+        status.restart_count = old.restart_count + 1;
+        status.last_state = ended;
+        status.started = Some(false);
+        status.state = Some(self.not_run(container));
+        status
+    }
+
+    /// How far the pod is with starting everything anew.
+    fn restart(&self) -> Restart {
+        let goes_on = self.stage == Stage::Wanted && self.memory.verdict.is_none();
+        if goes_on { restart_all::progress(self.pod, self.spec, self.seen) } else { Restart::No }
     }
 
     fn reason_to_wait(&self, name: &str) -> Option<Waiting> {
@@ -397,7 +419,10 @@ impl Count {
             let for_good = |code: i32| {
                 !starts_again(view.spec, role, container, newest.map_or(code, |newest| view.seen.code(newest)))
             };
-            match (role, exit(status)) {
+            // What waits since all were ended has not begun yet, whatever it was before.
+            let forgotten = restart_all::is_possible(view.spec) && view.seen.newest(&container.name).is_none();
+            let is_waiting = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
+            match (role, exit(status).filter(|_| !(forgotten && is_waiting))) {
                 (Role::Init, Some(code)) => count.failed_inits += usize::from(code != 0 && for_good(code)),
                 (Role::Init, None) => count.pending_inits += 1,
                 (Role::Sidecar, _) if runs => {
@@ -437,6 +462,13 @@ fn phase(view: &View<'_>, told: &Told) -> &'static str {
     let begun = told.mains.iter().any(|status| runs(status) || exit(status).is_some());
     let all_succeeded = count.stopped == count.succeeded;
     match () {
+        () if view.restart() == Restart::UnderWay => {
+            if begun {
+                "Running"
+            } else {
+                "Pending"
+            }
+        }
         () if count.failed_inits > 0 => "Failed",
         // It ends whatever its policy says. Upstream: `podIsTerminal`.
         () if view.facts.over => match all_succeeded && count.stopped == told.mains.len() {

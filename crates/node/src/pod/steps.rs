@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::ClientError;
 use cri::{
-    ContainerConfig, ContainerState, ImageSpec, KeyValue, Mount, NamespaceMode, PodSandboxStatus, PullFailure,
+    ContainerConfig, ContainerState, IdRange, ImageSpec, KeyValue, Mount, NamespaceMode, PodSandboxStatus, PullFailure,
     PullImageRequest,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -22,7 +22,7 @@ use super::seen::Seen;
 use super::{Role, find_container, name, spec};
 use crate::agent::Context;
 use crate::probe::Asked;
-use crate::volume::ImageVolumes;
+use crate::volume::{ImageVolumes, mounted};
 use crate::{hook, refs, volume};
 
 /// Hooks that nobody limits otherwise.
@@ -75,6 +75,10 @@ pub enum Effect {
     Hooked {
         id: String,
     },
+    /// Nothing is left of the run that this container ended for all.
+    AllRestart {
+        cause: String,
+    },
     /// The pod is out of the rules.
     Withdrawn,
     /// Nothing of the pod is left on the node.
@@ -108,6 +112,10 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
         }
         Step::Resize { id, name } => resize(context, subject, (id, name)).await,
         Step::RemoveContainer { id } => remove_container(context, subject, id).await,
+        Step::RemoveCause { id, name } => match remove_container(context, subject, id).await {
+            Went::Well(_) => Went::Well(Effect::AllRestart { cause: name.clone() }),
+            went => went,
+        },
         Step::StopSandbox { id } => done(context.runtime.stop_pod_sandbox(id).await, "stop sandbox"),
         Step::RemoveSandbox { id } => {
             let removed = match context.runtime.stop_pod_sandbox(id).await {
@@ -216,11 +224,28 @@ async fn create_sandbox(context: &Context, subject: &Subject, attempt: u32) -> W
 async fn run_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(), String> {
     let failed = |why: String| format!("Failed to create sandbox for pod {:?}: {why}", super::full_name(pod));
     let handler = refs::runtime_handler(&context.client, pod).await.map_err(|error| failed(stdx::told(&error)))?;
-    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler };
-    let config = create::sandbox(pod, attempt, parts, &context.facts);
-    let config = config
-        .map_err(|error| format!("Failed to generate sandbox config for pod {:?}: {error}", super::full_name(pod)))?;
+    let unclear = |why: String| format!("Failed to generate sandbox config for pod {:?}: {why}", super::full_name(pod));
+    let users = users(context, pod, &handler).await.map_err(unclear)?;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler, users };
+    let config = create::sandbox(pod, attempt, parts, &context.facts).map_err(|error| unclear(error.to_string()))?;
     context.runtime.run_pod_sandbox(config).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// The users that the pod has of its own, where its runtime can do that. Upstream: `GetOrCreateUserNamespaceMappings`.
+async fn users(context: &Context, pod: &Pod, handler: &str) -> Result<Option<IdRange>, String> {
+    if spec(pod).host_users != Some(false) {
+        return Ok(None);
+    }
+    let status = context.runtime.status().await.map_err(|error| error.to_string())?;
+    if !status.can_map_users(handler) {
+        let who = match handler {
+            "" => "runtime".to_owned(),
+            handler => format!("RuntimeClass handler {handler:?}"),
+        };
+        return Err(format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces"));
+    }
+    let range = context.users.of(&context.roots.memory, pod);
+    range.map_err(|error| format!("create user namespace: {error}"))
 }
 
 async fn start(context: &Context, subject: &Subject, name: &str, attempt: u32) -> Went {
@@ -300,7 +325,9 @@ async fn made(
     }
     // Containers are asked for with their sandbox as it was asked for; the handler is a matter of the sandbox alone.
     let pod = &*subject.pod;
-    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: "" };
+    let users = context.users.of(&context.roots.memory, pod).map_err(|error| unclear(error.to_string()))?;
+    config.linux.security_context.namespace_options.users = users;
+    let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: "", users };
     let of_sandbox = create::sandbox(pod, sandbox.metadata.attempt, parts, &context.facts);
     let of_sandbox = of_sandbox.map_err(|error| unclear(error.to_string()))?;
     let made = context.runtime.create_container(&sandbox.id, config, &of_sandbox).await;
@@ -682,7 +709,7 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
     let message = match why {
         Why::Unhealthy(message) => message.clone(),
         Why::Resized => format!("Container {name} resize requires restart"),
-        Why::PodEnds | Why::SandboxLost => format!("Stopping container {name}"),
+        Why::PodEnds | Why::SandboxLost | Why::AllRestart => format!("Stopping container {name}"),
     };
     context.tell(pod, &field_of(pod, name), Severity::Normal, "Killing", message);
     let begun = stdx::mono();
@@ -693,7 +720,9 @@ async fn kill(context: &Context, subject: &Subject, (id, name): (&str, &str), gr
     let left = match why {
         // Its network is gone already.
         Why::SandboxLost => Duration::ZERO,
-        Why::PodEnds | Why::Unhealthy(_) | Why::Resized => grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN),
+        Why::PodEnds | Why::Unhealthy(_) | Why::Resized | Why::AllRestart => {
+            grace.saturating_sub(stdx::mono() - begun).max(GRACE_MIN)
+        }
     };
     match context.runtime.stop_container(id, left).await {
         Ok(()) => Went::Well(Effect::Nothing),
@@ -754,8 +783,13 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
             return Went::Failed(RETRY);
         }
     }
-    let removed = remove_files(context, &subject.pod).and_then(|()| context.cgroups.remove(&subject.pod));
-    match removed {
+    let (folders, cgroups) = (folders(context, &subject.pod), context.cgroups.clone());
+    let uid = super::uid(&subject.pod).to_owned();
+    let remove = move || {
+        folders.iter().try_for_each(|folder| mounted::remove(folder))?;
+        cgroups.remove(&uid)
+    };
+    match stdx::blocking(remove).await.unwrap_or_else(|lost| Err(std::io::Error::other(lost))) {
         Ok(()) => {
             context.rules.forget(super::uid(&subject.pod));
             context.kept.forget(super::uid(&subject.pod));
@@ -768,12 +802,10 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
     }
 }
 
-fn remove_files(context: &Context, pod: &Pod) -> std::io::Result<()> {
-    volume::remove(&context.roots, pod)?;
-    match std::fs::remove_dir_all(create::log_directory(pod, &context.facts)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// Where a pod has something; what lets an agent go on with it last.
+fn folders(context: &Context, pod: &Pod) -> [std::path::PathBuf; 3] {
+    let logs = create::log_directory(pod, &context.facts).into();
+    [volume::pod_folder(&context.roots.disk, pod), logs, volume::pod_folder(&context.roots.memory, pod)]
 }
 
 /// The part of a pod that an event about a container is about.

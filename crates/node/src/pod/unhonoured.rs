@@ -9,10 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 /// neither false, zero, empty nor the value that stands behind it here; with `true` there, false is a use.
 pub const UNHONOURED: &[(&str, Option<&str>)] = &[
     ("spec.containers.*.resources.claims", None),
-    ("spec.containers.*.restartPolicyRules.*.action", Some("Restart")),
-    ("spec.containers.*.securityContext.procMount", Some("Default")),
     ("spec.containers.*.volumeDevices", None),
-    ("spec.hostUsers", Some("true")),
     ("spec.resourceClaims", None),
     ("spec.volumes.*.awsElasticBlockStore", None),
     ("spec.volumes.*.azureDisk", None),

@@ -79,6 +79,8 @@ impl Handle {
             memory: accepted.map_or_else(Memory::default, |accepted| Memory {
                 prepared: accepted.prepared,
                 environments: accepted.variables(),
+                resizing: resize::is_told(&accepted.pod),
+                known: accepted.known,
                 ..Memory::default()
             }),
             running: Running::default(),
@@ -354,6 +356,10 @@ impl Worker {
                 }
             }
             Effect::Hooked { id } => drop(memory.hooks_run.insert(id)),
+            Effect::AllRestart { cause } => {
+                let tries = Tries::again(memory.restarts.get(&cause).copied(), wall());
+                memory.restarts.insert(cause, tries);
+            }
             Effect::Withdrawn => drop(memory.stopping.insert("rules".into())),
             Effect::Cleaned => drop(memory.stopping.insert("pod".into())),
             Effect::PullFailed { image, why } => {
@@ -597,7 +603,7 @@ impl Worker {
         if self.stage() != Stage::Wanted || self.refusal.is_some() {
             return;
         }
-        let checkpoint = Checkpoint::new((*self.pod).clone(), self.memory.prepared, &self.memory.environments);
+        let checkpoint = Checkpoint::new((*self.pod).clone(), &self.memory);
         if self.saved.as_ref() == Some(&checkpoint) {
             return;
         }

@@ -182,6 +182,8 @@ impl Inner {
             log_path: record.log_path.clone(),
             pid_target,
             seccomp_profile: seccomp_profile(&config.linux.security_context)?,
+            open_files: self.options.open_files,
+            users: super::sandbox::users(&sandbox),
         };
         let spec = spec::container(config, prepared)?;
         record::replace(&folder.join(SPEC), &spec.encode()).map_err(failed("write container specification"))
@@ -202,7 +204,9 @@ impl Inner {
         std::fs::create_dir_all(&upper)?;
         // The upper folder's owner and mode are those of `/` inside: the image's.
         let metadata = std::fs::metadata(image.layers.last().unwrap_or(&empty))?;
-        std::os::unix::fs::chown(&upper, Some(metadata.uid()), Some(metadata.gid()))?;
+        let first = super::sandbox::users(&lock(&container.sandbox.record).config).first;
+        let [uid, gid] = [metadata.uid(), metadata.gid()].map(|id| first.saturating_add(id));
+        std::os::unix::fs::chown(&upper, Some(uid), Some(gid))?;
         let mode = if image.layers.is_empty() { 0o755 } else { metadata.mode() & 0o7777 };
         std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -229,13 +233,15 @@ impl Inner {
     ) -> std::io::Result<Vec<shim::spec::MountSpec>> {
         let sandbox = &container.sandbox;
         let security = &config.linux.security_context;
-        let of_host = lock(&sandbox.record).config.linux.security_context.namespace_options.ipc == NamespaceMode::Node;
+        let pod = lock(&sandbox.record).config.clone();
+        let of_host = pod.linux.security_context.namespace_options.ipc == NamespaceMode::Node;
         let own_shm = sandbox.folder.join(shim::message::SHM).to_string_lossy().into_owned();
         let v1: Vec<&str> = self.cgroups.v1_names().collect();
         let standard = mounts::Standard {
             privileged: security.privileged,
             shm: if of_host { "/dev/shm" } else { &own_shm },
             v1: &v1,
+            owner: super::sandbox::users(&pod).first,
         };
         let attributes = mounts::readonly(security.readonly_rootfs);
         let folder = self.sandbox_files(&sandbox.id);

@@ -49,6 +49,17 @@ pub struct RuntimeOptions {
     pub log_bytes_max: u64,
     /// How many log files are kept of a container, the current one included.
     pub log_files_max: u32,
+    /// How many files a container may have open at first; `None` for as many as this process may.
+    pub open_files: Option<OpenFiles>,
+}
+
+/// A limit on open files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// What holds.
+    pub soft: u64,
+    /// As far as it can be raised.
+    pub hard: u64,
 }
 
 impl RuntimeOptions {
@@ -67,6 +78,7 @@ impl RuntimeOptions {
             images,
             log_bytes_max: LOG_BYTES_MAX,
             log_files_max: LOG_FILES_MAX,
+            open_files: None,
         }
     }
 }

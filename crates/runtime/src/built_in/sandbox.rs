@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cni::{AddRequest, DelRequest, PodRef};
 use cri::{ContainerEventType, Error, NamespaceMode, PodSandboxConfig, Result};
-use shim::spec::{Pair, SandboxSpec};
+use shim::spec::{Pair, SandboxSpec, Users};
 use shim::wire::Wire;
 
 use super::{Inner, Sandbox, blocking, call_failed, failed, files, group_failed, lock, new_id, now};
@@ -42,10 +42,18 @@ fn sysctl_path(name: &str) -> String {
     }
 }
 
-fn unsupported(config: &PodSandboxConfig) -> Option<Error> {
+/// Users of a pod's own have nothing to say in the machine's other namespaces.
+fn refused(config: &PodSandboxConfig) -> Option<Error> {
     let namespaces = &config.linux.security_context.namespace_options;
-    let refused = namespaces.own_users.then_some("linux.security_context.namespace_options.userns_options");
-    refused.map(|field| Error::Unsupported { field: field.to_owned() })
+    let of_host = [&namespaces.network, &namespaces.pid, &namespaces.ipc].into_iter().any(is_host);
+    let why = "a pod with users of its own cannot have the machine's network, processes or messages";
+    (namespaces.users.is_some() && of_host).then(|| Error::InvalidArgument(why.into()))
+}
+
+/// The users that a pod has of its own, for its supervisor.
+pub(super) fn users(config: &PodSandboxConfig) -> Users {
+    let range = config.linux.security_context.namespace_options.users;
+    range.map_or_else(Users::default, |range| Users { first: range.first, length: range.length })
 }
 
 fn is_host(mode: &NamespaceMode) -> bool {
@@ -74,12 +82,13 @@ impl Inner {
             oom_score_adj: OOM_SCORE_ADJ,
             shm_bytes: if ipc { SHM_BYTES } else { 0 },
             log: self.log_limits(),
+            users: users(config),
         }
     }
 
     /// Makes a sandbox.
     pub(super) async fn run_sandbox(self: Arc<Self>, config: PodSandboxConfig) -> Result<String> {
-        if let Some(error) = unsupported(&config) {
+        if let Some(error) = refused(&config) {
             return Err(error);
         }
         if !HANDLERS.contains(&config.runtime_handler.as_str()) {

@@ -1,5 +1,6 @@
 //! CRI's calls on the runtime.
 
+use std::path::Path;
 use std::time::Duration;
 
 use cri::{
@@ -47,8 +48,19 @@ impl BuiltIn {
     }
 }
 
+/// Whether the kernel can show pods with users of their own the files of any volume: those in memory since 6.3.
+fn users_can_be_mapped() -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let release = read("/proc/sys/kernel/osrelease");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.trim().parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 3)
+        && read("/proc/sys/user/max_user_namespaces").trim() != "0"
+        && Path::new("/proc/self/ns/user").exists()
+}
+
 fn handler(name: &str) -> RuntimeHandler {
-    RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: false }
+    RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: users_can_be_mapped() }
 }
 
 impl RuntimeService for BuiltIn {

@@ -9,8 +9,11 @@ mod syscalls;
 
 use cri::{ContainerConfig, Error, LinuxContainerSecurityContext, NamespaceMode, SecurityProfile};
 use shim::VERSION;
-use shim::spec::{CgroupSpec, ContainerSpec, DeviceSpec, IoSpec, PidMode, Privileges, ProcessSpec, RootSpec};
+use shim::spec::{
+    CgroupSpec, ContainerSpec, DeviceSpec, IoSpec, PidMode, Privileges, ProcessSpec, Rlimit, RootSpec, Users,
+};
 
+use crate::built_in::OpenFiles;
 use crate::source::ImageConfig;
 
 /// What the runtime has prepared for a container.
@@ -28,6 +31,10 @@ pub(crate) struct Prepared<'a> {
     pub(crate) mounts: Vec<shim::spec::MountSpec>,
     /// Devices of the host that it was given.
     pub(crate) devices: Vec<DeviceSpec>,
+    /// How many files it may have open; `None` for as many as its supervisor.
+    pub(crate) open_files: Option<OpenFiles>,
+    /// The users that its pod has of its own.
+    pub(crate) users: Users,
     /// Its log file; empty for none.
     pub(crate) log_path: String,
     /// The process whose process namespace it joins, when it asks for another container's.
@@ -51,7 +58,7 @@ pub(crate) fn container(config: &ContainerConfig, prepared: Prepared<'_>) -> cri
         user: process::user(security, prepared.image).map_err(Error::InvalidArgument)?,
         identity: None,
         privileges: privileges(security, prepared.seccomp_profile.as_deref())?,
-        rlimits: Vec::new(),
+        rlimits: prepared.open_files.into_iter().map(open_files).collect(),
         oom_score_adj: i32::try_from(config.linux.resources.oom_score_adj.clamp(-1000, 1000)).unwrap_or(0),
         tty: config.terminal.tty,
     };
@@ -80,7 +87,15 @@ pub(crate) fn container(config: &ContainerConfig, prepared: Prepared<'_>) -> cri
             log_path: prepared.log_path,
             stdin_once: config.terminal.stdin_once,
         },
+        users: prepared.users,
     })
+}
+
+/// `RLIMIT_NOFILE`, the same on every machine that this runs on.
+const OPEN_FILES: u32 = 7;
+
+fn open_files(limit: OpenFiles) -> Rlimit {
+    Rlimit { resource: OPEN_FILES, soft: limit.soft, hard: limit.hard }
 }
 
 fn privileges(security: &LinuxContainerSecurityContext, profile: Option<&str>) -> cri::Result<Privileges> {
@@ -106,7 +121,6 @@ pub(crate) fn unsupported(config: &ContainerConfig, selinux: bool) -> Option<Err
             "linux.security_context.apparmor.localhost_ref",
         ),
         (security.selinux_options.is_some() && selinux, "linux.security_context.selinux_options"),
-        (security.namespace_options.own_users, "linux.security_context.namespace_options.userns_options"),
     ];
     let field = fields.iter().find(|(asked, _)| *asked).map(|(_, field)| (*field).to_owned());
     field.map(|field| Error::Unsupported { field })

@@ -11,6 +11,9 @@ const NODEV: u64 = 0x4;
 const NOEXEC: u64 = 0x8;
 const STRICTATIME: u64 = 0x20;
 
+/// The group of terminals.
+const TERMINALS: u32 = 5;
+
 /// What decides about the standard mounts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standard<'a> {
@@ -20,6 +23,8 @@ pub(crate) struct Standard<'a> {
     pub(crate) shm: &'a str,
     /// Names of version 1's hierarchies; empty with version 2.
     pub(crate) v1: &'a [&'a str],
+    /// The machine's number of the pod's user 0; 0 without users of the pod's own.
+    pub(crate) owner: u32,
 }
 
 fn new(source: &str, target: &str, attributes: u64, options: &[(&str, &str)]) -> MountSpec {
@@ -41,6 +46,7 @@ pub(crate) fn bind(source: &str, target: &str, attributes: u64) -> MountSpec {
         source: source.to_owned(),
         target: target.to_owned(),
         attributes,
+        mapped: true,
         ..MountSpec::default()
     }
 }
@@ -53,10 +59,13 @@ pub(crate) fn readonly(readonly: bool) -> u64 {
 fn standard(given: Standard<'_>) -> Vec<MountSpec> {
     let restricted = NOSUID | NOEXEC | NODEV;
     let system = restricted | readonly(!given.privileged);
-    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let (owner, terminals) = (given.owner.to_string(), given.owner.saturating_add(TERMINALS).to_string());
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", &*terminals)];
+    let owned = [("uid", &*owner), ("gid", &*owner), ("mode", "755")];
+    let dev = [owned[0], owned[1], owned[2], ("size", "65536k")];
     let mut mounts = vec![
         new("proc", "/proc", restricted, &[]),
-        new("tmpfs", "/dev", NOSUID | STRICTATIME, &[("mode", "755"), ("size", "65536k")]),
+        new("tmpfs", "/dev", NOSUID | STRICTATIME, &dev),
         new("devpts", "/dev/pts", NOSUID | NOEXEC, &pts),
         new("mqueue", "/dev/mqueue", restricted, &[]),
         new("sysfs", "/sys", system, &[]),
@@ -64,14 +73,15 @@ fn standard(given: Standard<'_>) -> Vec<MountSpec> {
     if given.v1.is_empty() {
         mounts.push(new("cgroup2", "/sys/fs/cgroup", system, &[]));
     } else {
-        mounts.push(new("tmpfs", "/sys/fs/cgroup", system, &[("mode", "755")]));
+        mounts.push(new("tmpfs", "/sys/fs/cgroup", system, &owned));
         for name in given.v1 {
             let folder = name.strip_prefix("name=").unwrap_or(name);
             let mount = new(name, &format!("/sys/fs/cgroup/{folder}"), system, &[]);
             mounts.push(MountSpec { kind: MountKind::CgroupV1, ..mount });
         }
     }
-    mounts.push(bind(given.shm, "/dev/shm", restricted));
+    // Made for the pod alone, so its files have their owners already.
+    mounts.push(MountSpec { mapped: false, ..bind(given.shm, "/dev/shm", restricted) });
     mounts
 }
 
@@ -161,7 +171,7 @@ pub(crate) fn device_rules() -> Vec<DeviceRule> {
 mod tests {
     use super::*;
 
-    const GIVEN: Standard<'_> = Standard { privileged: false, shm: "/run/shm", v1: &[] };
+    const GIVEN: Standard<'_> = Standard { privileged: false, shm: "/run/shm", v1: &[], owner: 0 };
 
     fn mount(container_path: &str) -> MountSpec {
         volume(&Mount { container_path: container_path.into(), host_path: "/h".into(), ..Mount::default() })

@@ -35,6 +35,15 @@ fn it_is_process_one_with_three_files_and_nothing_of_the_host() {
 }
 
 #[test]
+fn it_may_have_as_many_files_open_as_it_is_given() {
+    with_world("files", async |world| {
+        let sandbox = world.sandbox().await;
+        let text = world.output(&sandbox, script("limits", "ulimit -n; ulimit -Hn")).await;
+        assert_eq!(text, "600\n700\n");
+    });
+}
+
+#[test]
 fn privileges_are_few_unless_asked_for() {
     with_world("privileges", async |world| {
         let sandbox = world.sandbox().await;

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::symlink;
 
-use cri::{ImageSpec, Mount, NamespaceMode, RuntimeService, SecurityProfile};
+use cri::{IdRange, ImageSpec, Mount, NamespaceMode, RunAs, RuntimeService, SecurityProfile};
 
 use crate::world::{command, script, with_world};
 
@@ -232,5 +232,56 @@ fn control_groups_are_no_way_out() {
         assert!(lines.contains(&"mount: permission denied (are you root?)"), "{text}");
         assert_eq!(lines.iter().filter(|line| **line == "0").count(), 2, "{text}");
         assert!(text.contains("Read-only file system") || text.contains("nonexistent directory"), "{text}");
+    });
+}
+
+#[test]
+fn users_of_a_pods_own_are_others_on_the_machine() {
+    use std::os::unix::fs::MetadataExt as _;
+    const RANGE: IdRange = IdRange { first: 720_896, length: 65_536 };
+    with_world("own-users", async |world| {
+        let mut config = world.sandbox_config("one");
+        config.linux.security_context.namespace_options.users = Some(RANGE);
+        let sandbox = world.runtime.run_pod_sandbox(config).await.unwrap();
+        let volume = world.folder.join("volume");
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::write(volume.join("theirs"), "seen\n").unwrap();
+        std::os::unix::fs::chown(volume.join("theirs"), Some(1000), Some(2000)).unwrap();
+        let mount = || Mount {
+            container_path: "/data".into(),
+            host_path: volume.to_string_lossy().into_owned(),
+            ..Mount::default()
+        };
+        // What a container of the pod is to the machine, and what the machine's files are to it.
+        let look = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; stat -c '%u:%g' /data/theirs /bin/busybox /dev /; \
+                    cat /data/theirs; touch /data/root /tmp/root /dev/shm/root /made && stat -c %u /data/root /tmp/root /dev/shm/root; \
+                    chown 1234:2345 /data/root && echo given; echo mine >/dev/stderr; hostname other && hostname; \
+                    cat /proc/1/environ >/dev/null && echo own; mkdir /tmp/m && mount -t tmpfs none /tmp/m && echo mounted; \
+                    (echo 1 >/proc/sys/kernel/panic) 2>/dev/null && echo OUT; test -c /dev/null && echo x >/dev/null && echo null";
+        let mut container = script("root", look);
+        container.mounts = vec![mount()];
+        container.linux.security_context.privileged = false;
+        container.linux.security_context.capabilities.add_capabilities = vec!["SYS_ADMIN".into()];
+        let text = world.output(&sandbox, container).await;
+        let expected = " 0 720896 65536\n 0 720896 65536\n0\n1000:2000\n0:0\n0:0\n0:0\nseen\n0\n0\n0\ngiven\nmine\nother\nown\nmounted\nnull\n";
+        assert_eq!(sorted(&text), sorted(expected), "{text}");
+        let owner = |file: &str| std::fs::metadata(volume.join(file)).map(|found| (found.uid(), found.gid())).unwrap();
+        assert_eq!((owner("root"), owner("theirs")), ((1234, 2345), (1000, 2000)));
+        // Further processes, with and without a terminal, are among the same users.
+        let mut container = command("app", &["sleep", "1000"]);
+        container.mounts = vec![mount()];
+        container.linux.security_context.run_as = RunAs { user: Some(1000), group: Some(2000), ..RunAs::default() };
+        let id = world.start(&sandbox, container).await;
+        let pid = world.status(&id).await.linux.pid.unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Uid:\t721896\t721896"), "{status}");
+        for kind in ["net", "ipc", "uts", "mnt"] {
+            let link = |path: &str| std::fs::read_link(path).unwrap();
+            assert_ne!(link(&format!("/proc/{pid}/ns/{kind}")), link(&format!("/proc/self/ns/{kind}")));
+        }
+        let look = ["sh", "-c", "id -u; tr -s ' ' </proc/self/uid_map; echo x >>/data/theirs && cat /data/theirs"];
+        let look: Vec<String> = look.iter().map(ToString::to_string).collect();
+        let answer = world.runtime.exec_sync(&id, look, std::time::Duration::from_secs(10)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer.stdout), "1000\n 0 720896 65536\nseen\nx\n", "{answer:?}");
     });
 }

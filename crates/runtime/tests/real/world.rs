@@ -13,7 +13,7 @@ use cri::{
     PodSandboxMetadata, PullImageRequest, RuntimeEvent, RuntimeService,
 };
 use futures_util::FutureExt;
-use runtime::{BuiltIn, ImageConfig, ImageRoot, ImageSource, RuntimeOptions};
+use runtime::{BuiltIn, ImageConfig, ImageRoot, ImageSource, OpenFiles, RuntimeOptions};
 use stdx::BoxFuture;
 
 /// How long anything here may take.
@@ -177,6 +177,8 @@ impl World {
         let layer = folder.join("layer");
         let images = Arc::new(TestImages { layer, config: Mutex::default(), holders: Mutex::default() });
         let options = RuntimeOptions::new(folder.join("state"), folder.join("data"), network.clone(), images.clone());
+        // Unlike what any machine has.
+        let options = RuntimeOptions { open_files: Some(OpenFiles { soft: 600, hard: 700 }), ..options };
         let runtime = BuiltIn::open(options.clone()).await.unwrap();
         let cgroup = format!("/{}", folder.file_name().unwrap().to_string_lossy());
         World { folder: folder.to_owned(), runtime, network, images, cgroup, options }

@@ -1,7 +1,9 @@
 //! Messages about containers and what runs in them.
 
 use super::image::ImageSpec;
-use super::sandbox::{Int64Value, NamespaceOption, PodSandboxConfig, PodSandboxStatus, SeLinuxOption, SecurityProfile};
+use super::sandbox::{
+    IdMapping, Int64Value, NamespaceOption, PodSandboxConfig, PodSandboxStatus, SeLinuxOption, SecurityProfile,
+};
 use crate::StringMap;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -16,6 +18,10 @@ pub struct Mount {
     pub selinux_relabel: bool,
     #[prost(int32, tag = "5")]
     pub propagation: i32,
+    #[prost(message, repeated, tag = "6")]
+    pub uid_mappings: Vec<IdMapping>,
+    #[prost(message, repeated, tag = "7")]
+    pub gid_mappings: Vec<IdMapping>,
     #[prost(bool, tag = "8")]
     pub recursive_read_only: bool,
     #[prost(message, optional, tag = "9")]

@@ -31,7 +31,7 @@ fn made(spec: &str) -> ContainerConfig {
 
 #[test]
 fn names_labels_and_logs_are_upstreams() {
-    let parts = SandboxParts { cgroup_parent: "/kubepods/podu", runtime_handler: "isopod" };
+    let parts = SandboxParts { cgroup_parent: "/kubepods/podu", runtime_handler: "isopod", users: None };
     let config = sandbox(&pod(r#""containers":[]"#), 1, parts, &node()).unwrap();
     assert_eq!((config.linux.cgroup_parent.as_str(), config.runtime_handler.as_str()), ("/kubepods/podu", "isopod"));
     assert_eq!(config.log_directory, "/var/log/pods/n_p_u");

@@ -6,6 +6,10 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, PodSpec};
 
 use crate::pod::Role;
 
+/// What rules may have done: start the container anew, or all of its pod.
+const RESTART: &str = "Restart";
+pub const RESTART_ALL: &str = "RestartAllContainers";
+
 /// Whether a container that ended with `code` is started again while its pod goes on.
 pub fn starts_again(spec: &PodSpec, role: Role, container: &Container, code: i32) -> bool {
     match role {
@@ -17,16 +21,20 @@ pub fn starts_again(spec: &PodSpec, role: Role, container: &Container, code: i32
 }
 
 fn by_policy(spec: &PodSpec, container: &Container, code: i32) -> bool {
-    let own = container.restart_policy.as_deref();
-    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
-    if own.is_some() && rules.iter().any(|rule| rule.action == "Restart" && matches(rule, code)) {
+    if rule_that_matches(container, code).is_some_and(|rule| [RESTART, RESTART_ALL].contains(&rule.action.as_str())) {
         return true;
     }
-    match own.or(spec.restart_policy.as_deref()) {
+    match container.restart_policy.as_deref().or(spec.restart_policy.as_deref()) {
         Some("Never") => false,
         Some("OnFailure") => code != 0,
         _ => true,
     }
+}
+
+/// The first of a container's rules that says what is done when it ends so. Upstream: `FindMatchingContainerRestartRule`.
+pub fn rule_that_matches(container: &Container, code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy.as_ref()?;
+    container.restart_policy_rules.iter().flatten().find(|rule| matches(rule, code))
 }
 
 fn matches(rule: &ContainerRestartRule, code: i32) -> bool {
@@ -77,5 +85,7 @@ mod tests {
         check("Always", &rules("In"), Role::Main, &[42, 1], &[true, false]);
         check("Always", &rules("NotIn"), Role::Main, &[42, 1], &[false, true]);
         check("Always", &rules("In"), Role::Init, &[42, 1, 0], &[true, false, false]);
+        let all = rules("In").replace("\"Restart\"", "\"RestartAllContainers\"");
+        check("Never", &all, Role::Main, &[42, 1], &[true, false]);
     }
 }

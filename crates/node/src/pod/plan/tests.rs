@@ -72,6 +72,7 @@ fn shown(plan: &Plan) -> Vec<String> {
         Step::Kill { name, grace_seconds, .. } => format!("kill {name} ({grace_seconds}s)"),
         Step::PreStop { name, grace_seconds, .. } => format!("hook {name} ({grace_seconds}s)"),
         Step::Resize { name, .. } => format!("resize {name}"),
+        Step::RemoveCause { id, .. } => format!("forget cause {id}"),
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::StopSandbox { id } => format!("stop {id}"),
         Step::RemoveSandbox { id } => format!("forget {id}"),
@@ -428,4 +429,67 @@ fn the_probe_that_condemned_gives_the_grace_period_and_the_words() {
     assert_eq!(words("Always", "startup"), (7, "Container a failed startup probe, will be restarted".into()));
     assert_eq!(words("Always", "liveness"), (3, "Container a failed liveness probe, will be restarted".into()));
     assert_eq!(words("Never", "liveness"), (3, "Container a failed liveness probe".into()));
+}
+
+const CAUSE: &str = r#""restartPolicy":"Never","initContainers":[{"name":"i"}],"containers":[{"name":"a"},
+    {"name":"b","restartPolicy":"Never","restartPolicyRules":[{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]}]"#;
+
+/// The pod whose containers all start anew, as its status tells that.
+fn restarting(status: &str) -> Pod {
+    let mut pod = pod(CAUSE);
+    pod.status = Some(serde_json::from_str(&format!(
+        r#"{{"conditions":[{{"type":"AllContainersRestarting","status":"{status}"}}],
+        "initContainerStatuses":[{{"name":"i","image":"","imageID":"","ready":true,"restartCount":0,"containerID":"x://i0","state":{{"terminated":{{"exitCode":0}}}}}}],
+        "containerStatuses":[{{"name":"a","image":"","imageID":"","ready":false,"restartCount":2,"containerID":"x://a2","state":{{"terminated":{{"exitCode":0}}}}}},
+        {{"name":"b","image":"","imageID":"","ready":false,"restartCount":1,"containerID":"x://b1","state":{{"waiting":{{}}}}}}]}}"#
+    )).unwrap());
+    pod
+}
+
+#[test]
+fn the_end_of_one_container_has_all_started_anew_and_goes_last() {
+    let steps = |pod: &Pod, containers: Vec<ContainerStatus>, memory: &Memory| {
+        plan(pod, Stage::Wanted, &up(containers), memory, moment())
+    };
+    let check = |containers: Vec<ContainerStatus>, expected: Vec<Step>| {
+        assert!(!ended(&pod(CAUSE), &pod(CAUSE).spec.unwrap(), &up(containers.clone())));
+        assert_eq!(steps(&pod(CAUSE), containers, &ready()).steps, expected);
+    };
+    let kill = Step::Kill { id: "a0".into(), name: "a".into(), grace_seconds: 0, why: Why::AllRestart };
+    check(vec![running("a"), exited("b", 42), exited("i", 0)], vec![kill]);
+    let remove = |id: &str| Step::RemoveContainer { id: id.into() };
+    check(vec![exited("a", 0), exited("b", 42), exited("i", 0)], vec![remove("a0"), remove("i0")]);
+    let cause = Step::RemoveCause { id: "b0".into(), name: "b".into() };
+    check(vec![exited("b", 42)], vec![cause]);
+    // It crashes again and again.
+    let mut memory = ready();
+    memory.restarts.insert("b".into(), Tries::again(None, moment().wall));
+    let waits = steps(&pod(CAUSE), vec![exited("b", 42)], &memory);
+    assert_eq!((waits.steps, waits.again_within), (vec![], Some(Duration::from_secs(9))));
+    assert_eq!(waits.waiting[0].1.reason, "CrashLoopBackOff");
+    // Another end is the end of the pod.
+    let others = up([exited("a", 0), exited("b", 41), exited("i", 0)]);
+    assert!(ended(&pod(CAUSE), &pod(CAUSE).spec.unwrap(), &others));
+}
+
+#[test]
+fn what_was_cleared_begins_with_the_first_init_container_whatever_the_status_tells() {
+    let first = Step::Start { name: "i".into(), attempt: 1 };
+    let marked = restarting("True");
+    assert!(!ended(&marked, marked.spec.as_ref().unwrap(), &up([])));
+    assert_eq!(plan(&marked, Stage::Wanted, &up([]), &ready(), moment()).steps, [first]);
+    // Another agent goes on with what is marked, though nothing tells the cause any more.
+    let left = plan(&marked, Stage::Wanted, &up([exited("a", 0)]), &ready(), moment());
+    assert_eq!(left.steps, [Step::RemoveContainer { id: "a0".into() }]);
+    let next = up([exited("i", 0)]);
+    let begun = restarting("False");
+    let starts = |name: &str, attempt| Step::Start { name: name.into(), attempt };
+    assert_eq!(next_attempt(&begun, &next, Role::Main, "a"), 3);
+    assert_eq!(next_attempt(&begun, &next, Role::Main, "b"), 2);
+    let mut told = begun;
+    for status in told.status.as_mut().unwrap().container_statuses.as_mut().unwrap() {
+        (status.state, status.container_id, status.restart_count) = (None, None, status.restart_count + 1);
+    }
+    let plan = plan(&told, Stage::Wanted, &next, &ready(), moment());
+    assert_eq!(plan.steps, [starts("a", 3), starts("b", 2)]);
 }

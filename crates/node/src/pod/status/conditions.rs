@@ -8,11 +8,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Told, View, runs};
 use crate::pod::Role;
+use crate::pod::plan::restart_all::{self, Restart};
+use crate::resize;
 
 /// Conditions that the node tells, in upstream's order.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// That of pods of which a container may have all started anew.
+const RESTARTING: &str = restart_all::CONDITION;
 /// And those that it tells only while they hold.
-const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+const RESIZES: [&str; 2] = [resize::PENDING, resize::IN_PROGRESS];
 
 /// Status, reason and message of a condition.
 type Holds = (&'static str, &'static str, String);
@@ -44,7 +48,7 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, told: &Told, now: Timesta
     let ready = ready(view, &containers_ready, &all);
     let holds = [
         (if sandbox { "True" } else { "False" }, "", String::new()),
-        initialized(view, phase, told),
+        initialized(view, phase, told, &old),
         ready,
         containers_ready,
         ("True", "", String::new()),
@@ -60,6 +64,9 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, told: &Told, now: Timesta
         all.push(make(in_progress, ("True", reason, failed.unwrap_or_default())));
     }
     all.extend(OWN.into_iter().zip(holds).map(|(type_, holds)| make(type_, holds)));
+    if restart_all::is_possible(view.spec) {
+        all.push(make(RESTARTING, restarting(view, phase)));
+    }
     all
 }
 
@@ -68,7 +75,20 @@ fn names<'a>(statuses: impl Iterator<Item = &'a ContainerStatus>) -> String {
     format!("[{}]", names.join(" "))
 }
 
-fn initialized(view: &View<'_>, phase: &str, told: &Told) -> Holds {
+/// Whether all containers are just being ended to start anew.
+fn restarting(view: &View<'_>, phase: &str) -> Holds {
+    match phase {
+        "Succeeded" => ("False", "PodCompleted", String::new()),
+        "Failed" => ("False", "PodFailed", String::new()),
+        _ if view.restart() == Restart::UnderWay => {
+            ("True", "RestartAllContainersStarted", "container exited with restart policy rule".into())
+        }
+        _ => ("False", "", String::new()),
+    }
+}
+
+fn initialized(view: &View<'_>, phase: &str, told: &Told, old: &[PodCondition]) -> Holds {
+    let was = old.iter().any(|condition| condition.type_ == "Initialized" && condition.status == "True");
     let incomplete = |role: Role, status: &ContainerStatus| match role {
         Role::Sidecar => status.started != Some(true),
         Role::Init => !status.ready,
@@ -84,6 +104,8 @@ fn initialized(view: &View<'_>, phase: &str, told: &Told) -> Holds {
         .collect();
     match () {
         () if phase == "Succeeded" => ("True", "PodCompleted", String::new()),
+        // A pod that starts anew in place stays initialized.
+        () if was && restart_all::is_possible(view.spec) => ("True", "", String::new()),
         () if waits.is_empty() || told.mains.iter().any(begun) => ("True", "", String::new()),
         () => {
             let message = format!("containers with incomplete status: {}", names(waits.into_iter()));
@@ -133,7 +155,7 @@ fn ready(view: &View<'_>, containers_ready: &Holds, others: &[PodCondition]) -> 
 /// Whether a condition is not the node's to tell.
 fn is_others(condition: &PodCondition) -> bool {
     let type_ = condition.type_.as_str();
-    !OWN.contains(&type_) && !RESIZES.contains(&type_)
+    !OWN.contains(&type_) && !RESIZES.contains(&type_) && type_ != RESTARTING
 }
 
 /// The status that was told, with the conditions that others have told meanwhile.

@@ -15,7 +15,6 @@ fn names_the_field_by_its_path() {
         r#"{"spec":{"containers":[{"name":"a"},{"name":"b","volumeDevices":[{"name":"d","devicePath":"/d"}]}]}}"#,
         &["spec.containers[1].volumeDevices"],
     );
-    check(r#"{"spec":{"containers":[],"hostUsers":false}}"#, &["spec.hostUsers"]);
     check(
         r#"{"spec":{"containers":[],"volumes":[{"name":"x","emptyDir":{"medium":"Memory"}},{"name":"y","nfs":{"server":"s","path":"p"}}]}}"#,
         &["spec.volumes[1].nfs"],
@@ -125,11 +124,12 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.containers.*.resources.limits", "cgroup.rs"),
     ("spec.containers.*.resources.requests", "cgroup.rs"),
     ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
-    ("spec.containers.*.restartPolicyRules.*.exitCodes", "pod/plan/policy.rs"),
+    ("spec.containers.*.restartPolicyRules", "pod/plan/policy.rs, pod/plan/restart_all.rs"),
     ("spec.containers.*.securityContext.allowPrivilegeEscalation", "pod/create.rs"),
     ("spec.containers.*.securityContext.appArmorProfile", "admit/machine.rs"),
     ("spec.containers.*.securityContext.capabilities", "pod/create.rs"),
     ("spec.containers.*.securityContext.privileged", "pod/create.rs"),
+    ("spec.containers.*.securityContext.procMount", "pod/create.rs"),
     ("spec.containers.*.securityContext.readOnlyRootFilesystem", "pod/create.rs"),
     ("spec.containers.*.securityContext.runAsGroup", "pod/create.rs"),
     ("spec.containers.*.securityContext.runAsNonRoot", "pod/steps.rs"),
@@ -161,6 +161,7 @@ const HONOURED: &[(&str, &str)] = &[
     ("spec.hostIPC", "pod/create.rs"),
     ("spec.hostNetwork", "pod/create.rs"),
     ("spec.hostPID", "pod/create.rs"),
+    ("spec.hostUsers", "users.rs"),
     ("spec.hostname", "pod/create.rs"),
     ("spec.hostnameOverride", "pod/create.rs"),
     ("spec.imagePullSecrets", "pod/images.rs"),

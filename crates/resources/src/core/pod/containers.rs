@@ -276,7 +276,7 @@ fn validate_restart_policy(container: &Container, path: &Path<'_>, faults: &mut 
 }
 
 fn validate_restart_rule(rule: &ContainerRestartRule, path: &Path<'_>, faults: &mut FieldErrors) {
-    required_choice(faults, &path.child("action"), &rule.action, &["Restart"]);
+    required_choice(faults, &path.child("action"), &rule.action, &["Restart", "RestartAllContainers"]);
     let Some(exit_codes) = &rule.exit_codes else {
         return faults.required(&path.child("exitCodes"), "must be specified");
     };

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use shim::VERSION;
 use shim::line::{Lines, Stream};
 use shim::message::{ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, COPIES_MAX, REPORT, Report, State};
-use shim::spec::{CgroupSpec, ContainerSpec, LogLimits, PidMode};
+use shim::spec::{CgroupSpec, ContainerSpec, LogLimits, PidMode, Users};
 use shim::wire::Wire;
 
 use crate::file::{self, During};
@@ -91,6 +91,8 @@ pub(crate) struct Container {
     pub(crate) report: Report,
     /// Its control groups.
     pub(crate) cgroup: CgroupSpec,
+    /// The users that its pod has of its own.
+    pub(crate) users: Users,
     /// The socket to its first process, until that runs its program.
     pub(crate) sync: Option<Fd>,
     /// Who waits for that process to get on.
@@ -141,11 +143,13 @@ fn streams(spec: &ContainerSpec) -> Result<Streams, String> {
 }
 
 impl Container {
-    /// Starts the container's first process, up to its gate. `fork` makes it in the right process namespace.
+    /// Starts the container's first process, up to its gate. `users` is the namespace of the pod's own, `fork` makes the process
+    /// in the right process namespace.
     pub(crate) fn create(
         id: &str,
         spec: &ContainerSpec,
         limits: &LogLimits,
+        users: Option<i32>,
         fork: impl FnOnce(u64, Option<i32>) -> sys::Result<Option<i32>>,
     ) -> Result<Container, String> {
         let log = match spec.io.log_path.as_str() {
@@ -158,12 +162,13 @@ impl Container {
         let flags = if spec.pid == PidMode::Own { libc::CLONE_NEWPID as u64 } else { 0 };
         let Some(pid) = fork(flags, birthplace.as_ref().map(Fd::raw)).during(|| "fork".into())? else {
             let raw = [0, 1, 2].map(|number| streams.theirs[number].raw());
-            init::container(spec, raw, theirs.raw())
+            init::container(spec, raw, theirs.raw(), users)
         };
         let report = Report { version: VERSION, container: id.to_string(), pid: pid as u32, ..Report::default() };
         Ok(Container {
             report,
             cgroup: spec.cgroup.clone(),
+            users: spec.users.clone(),
             sync: Some(sync),
             asker: None,
             outputs: streams.outputs,

@@ -47,7 +47,7 @@ impl Exec {
         let birthplace = cgroup::birthplace(&container.cgroup).during(|| "open control group".into())?;
         let Some(pid) = fork(birthplace.as_ref().map(Fd::raw)).during(|| "fork".into())? else {
             let groups = Some(&container.cgroup).filter(|groups| !groups.unified);
-            init::exec(spec, groups, init.raw(), streams, theirs.raw())
+            init::exec(spec, groups, &container.users, init.raw(), streams, theirs.raw())
         };
         Ok(Exec { asker, process, pid, sync: Some(sync), terminal: None })
     }

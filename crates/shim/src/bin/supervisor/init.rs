@@ -3,51 +3,58 @@
 use alloc::format;
 use alloc::string::String;
 
-use shim::spec::{CgroupSpec, ContainerSpec, ProcessSpec};
+use shim::spec::{CgroupSpec, ContainerSpec, ProcessSpec, Users};
 
 use crate::file::During;
-use crate::mounts::Root;
+use crate::mounts::{self, Root};
 use crate::sys::{self, Fd};
-use crate::{cgroup, process};
+use crate::{cgroup, process, users};
 
-/// Builds a container around the calling process and runs its program.
-pub(crate) fn container(spec: &ContainerSpec, streams: [i32; 3], sync: i32) -> ! {
-    if let Err(text) = process::settle(streams, sync, None) {
+/// Builds a container around the calling process and runs its program. `users` is the namespace of those that its pod has of
+/// its own.
+pub(crate) fn container(spec: &ContainerSpec, streams: [i32; 3], sync: i32, users: Option<i32>) -> ! {
+    if let Err(text) = process::settle(streams, sync, users) {
         // Too early for the socket: the supervisor sees the end alone.
         drop(sys::write(2, text.as_bytes()));
         sys::exit(1)
     }
-    process::fail(match build(spec) {
+    process::fail(match build(spec, users.map(|_| process::KEPT)) {
         Ok(()) => String::from("program ended before it began"),
         Err(text) => text,
     })
 }
 
-fn build(spec: &ContainerSpec) -> Result<(), String> {
+fn build(spec: &ContainerSpec, users: Option<i32>) -> Result<(), String> {
     if !spec.cgroup.unified {
         cgroup::join(&spec.cgroup)?;
     }
     process::set_oom_score_adj(spec.process.oom_score_adj);
     sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).during(|| "make namespaces".into())?;
     sys::umask(0);
-    let root = Root::mount(spec)?;
+    let root = Root::mount(spec, users)?;
     root.fill(spec)?;
     root.enter(spec.root.readonly)?;
     sys::umask(0o022);
-    make_cwd(&spec.process.cwd)?;
+    make_cwd(&spec.process.cwd, &spec.users)?;
     let identity = process::identity(&spec.process)?;
     let terminal = match spec.io.tty {
         true => Some(console()?),
         false => None,
     };
+    process::own_streams(&identity, &spec.users);
+    if let Some(namespace) = users {
+        users::enter(namespace)?;
+        // What is mounted is the pod's users' from here on, who may not take apart what was put together for them.
+        sys::unshare(libc::CLONE_NEWNS).during(|| "make mount namespace".into())?;
+    }
     process::finish(&spec.process, identity, terminal)
 }
 
 /// Makes the working directory when the image lacks it, as upstream's runtimes do.
-fn make_cwd(cwd: &str) -> Result<(), String> {
+fn make_cwd(cwd: &str, users: &Users) -> Result<(), String> {
     for (end, _) in cwd.match_indices('/').skip(1).chain([(cwd.len(), "")]) {
         match sys::mkdir(sys::CWD, &cwd[..end], 0o755) {
-            Ok(()) => {}
+            Ok(()) => mounts::own(sys::CWD, &cwd[..end], users.first)?,
             // What is wrong with it is told when it is entered.
             Err(_) if sys::stat(sys::CWD, &cwd[..end]).is_ok() => {}
             Err(error) => return Err(format!("mkdir {}: {error}", &cwd[..end])),
@@ -68,14 +75,21 @@ fn console() -> Result<Fd, String> {
 }
 
 /// Joins the container whose first process is `init` and runs one more program in it. `groups` are joined first, unless
-/// the process was born in them.
-pub(crate) fn exec(spec: &ProcessSpec, groups: Option<&CgroupSpec>, init: i32, streams: [i32; 3], sync: i32) -> ! {
+/// the process was born in them; `users` are those of the container's pod.
+pub(crate) fn exec(
+    spec: &ProcessSpec,
+    groups: Option<&CgroupSpec>,
+    users: &Users,
+    init: i32,
+    streams: [i32; 3],
+    sync: i32,
+) -> ! {
     if let Err(text) = process::settle(streams, sync, Some(init)) {
         // Too early for the socket: the supervisor sees the end alone.
         drop(sys::write(2, text.as_bytes()));
         sys::exit(1)
     }
-    process::fail(match enter(groups).and_then(|()| run(spec)) {
+    process::fail(match enter(groups).and_then(|()| run(spec, users)) {
         Ok(()) => String::from("program ended before it began"),
         Err(text) => text,
     })
@@ -90,12 +104,16 @@ fn enter(groups: Option<&CgroupSpec>) -> Result<(), String> {
     sys::setns(process::KEPT, kinds).during(|| "join namespaces".into())
 }
 
-fn run(spec: &ProcessSpec) -> Result<(), String> {
+fn run(spec: &ProcessSpec, users: &Users) -> Result<(), String> {
     sys::umask(0o022);
     let identity = process::identity(spec)?;
     let terminal = match spec.tty {
         true => Some(process::open_terminal()?.0),
         false => None,
     };
+    process::own_streams(&identity, users);
+    if users.length != 0 {
+        users::enter(process::KEPT)?;
+    }
     process::finish(spec, identity, terminal)
 }

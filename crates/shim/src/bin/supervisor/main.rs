@@ -21,6 +21,7 @@ mod process;
 mod start;
 mod supervisor;
 mod sys;
+mod users;
 
 use core::ffi::CStr;
 

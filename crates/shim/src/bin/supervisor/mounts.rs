@@ -11,6 +11,7 @@ use shim::spec::{ContainerSpec, DeviceSpec, MountKind, MountSpec, Propagation, R
 
 use crate::file::During;
 use crate::sys::{self, CWD, Errno, Fd, MOUNT_ATTR_RDONLY};
+use crate::users;
 
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
@@ -35,29 +36,33 @@ pub(crate) struct Root {
     /// Copies of what the container's binds show, in the order of the mounts. Those of the machine were taken while its
     /// mounts still had their propagation.
     binds: Vec<Option<Fd>>,
+    /// The machine's number of the pod's user 0, to whom belongs what is made in here.
+    owner: u32,
 }
 
 impl Root {
-    /// Mounts the layers. From here on nothing that is mounted is seen outside.
-    pub(crate) fn mount(spec: &ContainerSpec) -> Result<Root, String> {
+    /// Mounts the layers, with owners as in the namespace `users`. From here on nothing that is mounted is seen outside.
+    pub(crate) fn mount(spec: &ContainerSpec, users: Option<i32>) -> Result<Root, String> {
         let mut binds = Vec::new();
         for mount in &spec.mounts {
-            binds.push(if mount.kind == MountKind::Bind { Some(copy(mount)?) } else { None });
+            binds.push(if mount.kind == MountKind::Bind { Some(copy(mount, users)?) } else { None });
         }
         let flags = libc::MS_REC | libc::MS_SLAVE;
         sys::mount("", "/", "", flags, "").during(|| "keep mounts apart".into())?;
         for (mount, bind) in spec.mounts.iter().zip(&mut binds) {
             if mount.kind == MountKind::Layers {
                 let error = |text| format!("error mounting image at {:?}: {text}", mount.target);
-                let options = lower_layers(&mount.layers).map_err(error)?;
-                sys::mount("overlay", &mount.source, "overlay", libc::MS_RDONLY, &options.text)
+                let (layers, place) = mapped_layers(&mount.layers, &mount.source, users).map_err(error)?;
+                let options = lower_layers(&layers).map_err(error)?;
+                sys::mount("overlay", &place, "overlay", libc::MS_RDONLY, &options.text)
                     .during(|| format!("error mounting image at {:?}", mount.target))?;
-                *bind = Some(copy(mount)?);
+                // Its layers are mapped already.
+                *bind = Some(copy(&MountSpec { source: place, ..mount.clone() }, None)?);
             }
         }
-        mount_layers(&spec.root)?;
-        let root = sys::open(CWD, &spec.root.target, libc::O_PATH | libc::O_DIRECTORY, 0);
-        Ok(Root { root: root.during(|| "open root file system".into())?, binds })
+        let place = mount_layers(&spec.root, users)?;
+        let root = sys::open(CWD, &place, libc::O_PATH | libc::O_DIRECTORY, 0);
+        Ok(Root { root: root.during(|| "open root file system".into())?, binds, owner: spec.users.first })
     }
 
     /// Mounts and makes what the container sees besides its image.
@@ -75,7 +80,8 @@ impl Root {
         for (target, path) in LINKS {
             let (folder, name) = self.parent(path)?;
             match sys::symlink(target, folder.raw(), name) {
-                Ok(()) | Err(Errno(libc::EEXIST)) => {}
+                Ok(()) => own(folder.raw(), name, self.owner)?,
+                Err(Errno(libc::EEXIST)) => {}
                 Err(error) => return Err(format!("symlink {path}: {error}")),
             }
         }
@@ -161,6 +167,7 @@ impl Root {
             };
             if !matches!(made, Err(Errno(libc::EEXIST))) {
                 made.during(|| format!("create mount point {path}"))?;
+                own(parent.raw(), name, self.owner)?;
                 continue;
             }
             let link = sys::read_link(parent.raw(), name).during(|| format!("create mount point {path}"))?;
@@ -183,6 +190,7 @@ impl Root {
                 Err(Errno(libc::ENOENT)) => {
                     let name = prefix.rsplit('/').next().unwrap_or(prefix);
                     sys::mkdir(at.raw(), name, 0o755).during(|| format!("mkdir {prefix}"))?;
+                    own(at.raw(), name, self.owner)?;
                     self.open(prefix, libc::O_PATH | libc::O_DIRECTORY)
                 }
                 found => found,
@@ -200,7 +208,8 @@ impl Root {
             Err(Errno(libc::EEXIST)) => return Ok(()),
             made => made.during(|| "mknod".into())?,
         }
-        sys::chown(folder.raw(), name, device.uid, device.gid).during(|| "chown".into())
+        let [uid, gid] = [device.uid, device.gid].map(|id| self.owner.saturating_add(id));
+        sys::chown(folder.raw(), name, uid, gid).during(|| "chown".into())
     }
 
     fn make_readonly(&self, path: &str) -> sys::Result<()> {
@@ -226,12 +235,20 @@ impl Root {
     }
 }
 
+/// Gives what was made in a container to its pod's first user, by the machine's number; 0 is who made it.
+pub(crate) fn own(folder: i32, name: &str, owner: u32) -> Result<(), String> {
+    if owner == 0 {
+        return Ok(());
+    }
+    sys::chown(folder, name, owner, owner).during(|| format!("chown {name}"))
+}
+
 fn is_folder(file: i32) -> sys::Result<bool> {
     Ok(sys::stat(file, "")?.0 & libc::S_IFMT == libc::S_IFDIR)
 }
 
 /// A detached copy of what a bind shows, with its attributes and propagation.
-fn copy(mount: &MountSpec) -> Result<Fd, String> {
+fn copy(mount: &MountSpec, users: Option<i32>) -> Result<Fd, String> {
     let error = || format!("error mounting {:?} to rootfs at {:?}", mount.source, mount.target);
     let mut source = sys::open(CWD, &mount.source, libc::O_PATH, 0).during(error)?;
     if !mount.below.is_empty() {
@@ -239,6 +256,9 @@ fn copy(mount: &MountSpec) -> Result<Fd, String> {
         source = sys::open_within(source.raw(), &mount.below, libc::O_PATH, resolve).during(error)?;
     }
     let tree = sys::open_tree(source.raw(), "", true).during(error)?;
+    if let Some(namespace) = users.filter(|_| mount.mapped) {
+        users::map(tree.raw(), namespace).map_err(|text| format!("{}: {text}", error()))?;
+    }
     let propagation = match mount.propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
@@ -289,12 +309,34 @@ fn lower_layers(layers: &[String]) -> Result<Layers, String> {
     Ok(Layers { text, _files: files })
 }
 
-/// Mounts the layers on the root's target.
-fn mount_layers(root: &RootSpec) -> Result<(), String> {
-    let layers = lower_layers(&root.layers)?;
+/// Where layers are found with owners as in the namespace `users`, and where to put them together: `folder`, or one in it. The
+/// mounts in between are nobody's to see once the root is entered.
+fn mapped_layers(layers: &[String], folder: &str, users: Option<i32>) -> Result<(Vec<String>, String), String> {
+    let Some(namespace) = users else { return Ok((layers.to_vec(), folder.into())) };
+    let error = || format!("prepare {folder}");
+    sys::mount("layers", folder, "tmpfs", 0, "mode=711").during(error)?;
+    let mut mapped = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        let tree = sys::open_tree(CWD, layer, false).during(|| format!("open layer {layer}"))?;
+        users::map(tree.raw(), namespace).map_err(|text| format!("layer {layer}: {text}"))?;
+        let place = format!("{folder}/{number}");
+        sys::mkdir(CWD, &place, 0o700).during(error)?;
+        let target = sys::open(CWD, &place, libc::O_PATH | libc::O_DIRECTORY, 0).during(error)?;
+        sys::move_mount(tree.raw(), target.raw()).during(error)?;
+        mapped.push(place);
+    }
+    let place = format!("{folder}/root");
+    sys::mkdir(CWD, &place, 0o755).during(error)?;
+    Ok((mapped, place))
+}
+
+/// Mounts the layers on the root's target; where that is.
+fn mount_layers(root: &RootSpec, users: Option<i32>) -> Result<String, String> {
+    let (layers, place) = mapped_layers(&root.layers, &root.target, users)?;
+    let layers = lower_layers(&layers)?;
     let (upper, work) = (open_layer(&root.upper)?, open_layer(&root.work)?);
     let options =
         format!("volatile,{},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{}", layers.text, upper.raw(), work.raw());
-    sys::mount("overlay", &root.target, "overlay", 0, &options).during(|| "error mounting image layers".into())?;
-    Ok(())
+    sys::mount("overlay", &place, "overlay", 0, &options).during(|| "error mounting image layers".into())?;
+    Ok(place)
 }

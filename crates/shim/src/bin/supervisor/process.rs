@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use shim::message::{FromInit, Stage};
-use shim::spec::{Identity, Privileges, ProcessSpec};
+use shim::spec::{Identity, Privileges, ProcessSpec, Users};
 use shim::wire::Wire;
 
 use crate::file::{self, During};
@@ -80,7 +80,6 @@ pub(crate) fn finish(process: &ProcessSpec, identity: Identity, terminal: Option
     }
     // A keyring of the machine must not be seen; a kernel without keyrings has none to show.
     drop(sys::new_session_keyring());
-    own_streams(&identity);
     if !privileges.no_new_privs {
         // Without that flag only a privileged process may install filters, so it is done before privileges go.
         install_filters(privileges)?;
@@ -132,13 +131,13 @@ pub(crate) fn fail(text: String) -> ! {
     sys::exit(1)
 }
 
-/// Gives the standard streams to the user, who could not open `/dev/stdout` and its like otherwise.
-fn own_streams(identity: &Identity) {
+/// Gives the standard streams to the user, who could not open `/dev/stdout` and its like otherwise. Done by the machine's users.
+pub(crate) fn own_streams(identity: &Identity, users: &Users) {
     for stream in 0..3 {
         if let Ok((mode, _)) = sys::stat(stream, "")
             && (mode & libc::S_IFMT == libc::S_IFIFO || sys::is_terminal(stream))
         {
-            drop(sys::fchown(stream, identity.uid, u32::MAX));
+            drop(sys::fchown(stream, users.first.saturating_add(identity.uid), u32::MAX));
         }
     }
 }

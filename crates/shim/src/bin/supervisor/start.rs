@@ -11,7 +11,7 @@ use shim::wire::Wire;
 use crate::file::{self, During};
 use crate::supervisor::{Namespaces, Supervisor};
 use crate::sys::{self, CWD, Fd};
-use crate::{cgroup, process};
+use crate::{cgroup, process, users};
 
 /// Starts the supervisor of the sandbox in `folder` and answers once it can be asked. The supervisor is a child that
 /// this process leaves behind: it belongs to no session, terminal or waiting parent.
@@ -69,24 +69,28 @@ fn prepare(spec: SandboxSpec, folder: &str) -> Result<Supervisor, String> {
     cgroup::join(&spec.cgroup)?;
     let children = sys::child_signals().during(error("watch children"))?;
     sys::chdir(folder).during(|| format!("enter {folder}"))?;
-    enter_namespaces(&spec)?;
+    let users = enter_namespaces(&spec)?;
     if spec.shm_bytes != 0 {
         mount_shm(&spec)?;
     }
-    let namespaces = Namespaces::open(spec.shared_pid)?;
+    let namespaces = Namespaces::open(spec.shared_pid, users)?;
     // Whoever can connect knows that everything above is done.
     let listener = sys::listen(SOCKET).during(error("listen"))?;
     Ok(Supervisor::new(spec, children, listener, namespaces))
 }
 
-fn enter_namespaces(spec: &SandboxSpec) -> Result<(), String> {
+/// Answers the namespace of the pod's own users, if it has any.
+fn enter_namespaces(spec: &SandboxSpec) -> Result<Option<Fd>, String> {
     let kinds = [
         (spec.network, libc::CLONE_NEWNET),
         (spec.ipc, libc::CLONE_NEWIPC),
         (!spec.hostname.is_empty(), libc::CLONE_NEWUTS),
     ];
     let flags = kinds.iter().filter(|(wanted, _)| *wanted).fold(0, |flags, (_, kind)| flags | kind);
-    sys::unshare(flags).during(|| "make namespaces".into())?;
+    let users = match spec.users.length {
+        0 => sys::unshare(flags).map(|()| None).during(|| "make namespaces".into())?,
+        _ => Some(users::make(&spec.users, flags)?),
+    };
     if !spec.hostname.is_empty() {
         sys::set_hostname(&spec.hostname).during(|| format!("set host name {}", spec.hostname))?;
     }
@@ -97,7 +101,7 @@ fn enter_namespaces(spec: &SandboxSpec) -> Result<(), String> {
         file::write(&format!("/proc/sys/{}", sysctl.name), sysctl.value.as_bytes())
             .during(|| format!("set kernel parameter {}", sysctl.name))?;
     }
-    Ok(())
+    Ok(users)
 }
 
 fn mount_shm(spec: &SandboxSpec) -> Result<(), String> {

@@ -28,19 +28,21 @@ pub(crate) struct Namespaces {
     own: Fd,
     /// The sandbox's shared one, with the process that keeps it.
     shared: Option<(Fd, i32)>,
+    /// That of the users that the sandbox has of its own.
+    users: Option<Fd>,
 }
 
 impl Namespaces {
     /// Opens the supervisor's own and, when wanted, makes one for the sandbox.
-    pub(crate) fn open(share: bool) -> Result<Namespaces, String> {
+    pub(crate) fn open(share: bool, users: Option<Fd>) -> Result<Namespaces, String> {
         let error = || String::from("make process namespace");
         let open = |pid: &str| sys::open(CWD, &format!("/proc/{pid}/ns/pid"), libc::O_RDONLY, 0).during(error);
         let own = open("self")?;
         if !share {
-            return Ok(Namespaces { own, shared: None });
+            return Ok(Namespaces { own, shared: None, users });
         }
         let Some(pid) = sys::fork(libc::CLONE_NEWPID as u64, None).during(error)? else { keep_namespace() };
-        Ok(Namespaces { own, shared: Some((open(&pid.to_string())?, pid)) })
+        Ok(Namespaces { own, shared: Some((open(&pid.to_string())?, pid)), users })
     }
 
     /// Forks into the namespace behind `file`, or into the supervisor's own.
@@ -391,7 +393,8 @@ impl Supervisor {
             }
         };
         let fork = |flags, cgroup| self.namespaces.fork_into(namespace, flags, cgroup);
-        let mut container = Container::create(id, &spec, &self.spec.log, fork)?;
+        let users = self.namespaces.users.as_ref().map(Fd::raw);
+        let mut container = Container::create(id, &spec, &self.spec.log, users, fork)?;
         container.asker = Some(asker);
         self.containers.insert(id.into(), container);
         Ok(())

@@ -705,6 +705,14 @@ pub(crate) fn mount_setattr(mount: i32, attributes: u64, propagation: u64, recur
     syscall!(libc::SYS_mount_setattr, mount, c"".as_ptr(), flags, request.as_ptr(), size_of_val(&request)).map(drop)
 }
 
+/// Has a detached mount show its files with the owners that they have in a user namespace.
+pub(crate) fn map_mount(mount: i32, namespace: i32) -> Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+    let request = [MOUNT_ATTR_IDMAP, 0, 0, namespace as u64];
+    let (path, size) = (c"".as_ptr(), size_of_val(&request));
+    syscall!(libc::SYS_mount_setattr, mount, path, libc::AT_EMPTY_PATH, request.as_ptr(), size).map(drop)
+}
+
 /// Puts a detached mount onto `target`, an open path.
 pub(crate) fn move_mount(mount: i32, target: i32) -> Result<()> {
     const FROM_AND_TO_EMPTY_PATH: usize = 0x4 | 0x40;
