@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use apiserver::{ApiServer, Authentication, Config, Network, NoNodes, Tokens, User, Version};
 use client::{Client, Target};
-use jiff::SignedDuration;
 use pki::TokenKey;
 use reconcile::{Caches, Runner};
 use stdx::TaskTree;
@@ -67,8 +66,8 @@ impl Surroundings {
 
 /// Store and API server on a machine of their own.
 pub struct Control {
+    pub node: NodeContext,
     around: Surroundings,
-    node: NodeContext,
     disk: Disk,
     key: Arc<TokenKey>,
 }
@@ -155,12 +154,6 @@ impl Control {
         }
         self.lose_power(down).await;
     }
-
-    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
-    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
-        self.node.step_wall(step);
-        self.node.drift(drift_ppm);
-    }
 }
 
 async fn serve(disk: Disk, key: Arc<TokenKey>) -> Arc<ApiServer> {
@@ -181,9 +174,9 @@ async fn serve(disk: Disk, key: Arc<TokenKey>) -> Arc<ApiServer> {
 /// Controllers and scheduler, in a process of their own.
 pub struct Loops {
     around: Surroundings,
-    node: NodeContext,
-    cable: Cable,
     fuse: Fuse,
+    pub node: NodeContext,
+    pub cable: Cable,
 }
 
 impl Loops {
@@ -241,19 +234,6 @@ impl Loops {
         self.kill();
         stdx::sleep(down).await;
         self.revive();
-    }
-
-    /// Nothing passes between the process and the API server for a while.
-    pub async fn part(&self, duration: Duration) {
-        self.cable.set(false);
-        stdx::sleep(duration).await;
-        self.cable.set(true);
-    }
-
-    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
-    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
-        self.node.step_wall(step);
-        self.node.drift(drift_ppm);
     }
 }
 

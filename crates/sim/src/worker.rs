@@ -9,7 +9,6 @@ use apiserver::User;
 use client::{Cache, Client, Watched};
 use cri::fake::{Behavior, FakeImage, FakeRuntime};
 use cri::{DnsConfig, ExecSyncResponse, PodSandboxConfig, PodSandboxFilter, PodSandboxState, RuntimeService};
-use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Service;
 use node::agent::Options;
 use node::cgroup::Cgroups;
@@ -50,10 +49,10 @@ impl Rules for SlowRules {
 pub struct Worker {
     pub name: String,
     around: Surroundings,
-    node: NodeContext,
     runtime: FakeRuntime,
     folder: PathBuf,
-    cable: Cable,
+    pub node: NodeContext,
+    pub cable: Cable,
     lives: u32,
 }
 
@@ -89,19 +88,6 @@ impl Worker {
         stdx::sleep(down).await;
         self.node = self.node.restart();
         self.start();
-    }
-
-    /// Nothing passes between the machine and the API server for a while.
-    pub async fn part(&self, duration: Duration) {
-        self.cable.set(false);
-        stdx::sleep(duration).await;
-        self.cable.set(true);
-    }
-
-    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
-    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
-        self.node.step_wall(step);
-        self.node.drift(drift_ppm);
     }
 
     /// The machine loses power and comes back after a while: nothing runs, and what was in memory is gone.
