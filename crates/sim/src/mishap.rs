@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use stdx::sim::{Random, Simulation};
 
 use crate::cluster::{Control, Loops, Surroundings};
-use crate::worker::Worker;
+use crate::worker::{PROCESSORS, Worker};
 
 const WORKERS: usize = 3;
 /// A process or machine is down for at least so long: longer than anything is under way, so that the dead do not act
@@ -110,6 +110,7 @@ impl Machines {
             _ => {
                 self.around.story.tell(format!("{} lost power", worker.name));
                 self.around.court.disturb();
+                self.around.court.spare(PROCESSORS as usize);
                 worker.lose_power(down).await;
                 // Until it says so, its pods look as if nothing had happened to them, and the cluster as if it were at rest.
                 stdx::sleep(SPEAKS_AGAIN).await;
@@ -127,10 +128,10 @@ impl Machines {
             1 => &self.loops.node,
             number => &self.workers[number - 2].node,
         };
-        self.around.story.tell(format!("clock of {name} jumps {seconds} s and drifts {drift} ppm"));
         node.step_wall(SignedDuration::from_secs(seconds));
         node.drift(i32::try_from(drift).unwrap_or(0));
         let name = node.name();
+        self.around.story.tell(format!("clock of {name} jumps {seconds} s and drifts {drift} ppm"));
     }
 
     fn tell(&self, text: String) {

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use api::decide::pod::{is_pod_ready, is_pod_terminated};
 use api::projection::PodLite;
-use client::{Cache, Client, ClientError, ListOptions, Object, Target, WatchEvent, WatchOptions, Watched};
+use client::{Client, ClientError, ListOptions, Object, Target, WatchEvent, WatchOptions};
 use futures_util::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use stdx::TaskTree;
 use stdx::sim::Simulation;
 
 use crate::cluster::Surroundings;
 use crate::court::Court;
-use crate::scenario::{NAME, NAMESPACE};
 use crate::worker::PROCESSORS;
 
 /// Starts looking.
@@ -23,9 +21,7 @@ pub fn start(simulation: &Simulation, around: &Surroundings) {
     let gone = Gone::default();
     let (client, court, removed) = (around.witness(), around.court.clone(), gone.clone());
     drop(node.run(async move {
-        let tasks = TaskTree::default();
-        let deployments = Cache::start(&tasks, client.clone(), Watched::of::<Deployment>());
-        let mut pods = Pods { pods: BTreeMap::new(), deployments, gone: removed, court: court.clone() };
+        let mut pods = Pods { pods: BTreeMap::new(), gone: removed, court: court.clone() };
         watch(&client, &court, Target::new("", "v1", "pods"), &mut pods).await;
     }));
     let (client, court) = (around.witness(), around.court.clone());
@@ -97,7 +93,6 @@ async fn follow(
 /// The pods by uid.
 struct Pods {
     pods: BTreeMap<String, Arc<Object>>,
-    deployments: Cache,
     gone: Gone,
     court: Court,
 }
@@ -144,7 +139,7 @@ impl Eye for Pods {
             self.court.accuse("ceiling", format!("{} pods, at most {}: {pod:?}", after.0, bounds.ceiling));
         }
         let deleted = !exists || pod.meta().deletion.is_some();
-        if after.1 < before.1 && deleted && after.1 < bounds.floor && self.is_judged() {
+        if after.1 < before.1 && deleted && after.1 < bounds.floor {
             self.court.accuse("floor", format!("{} pods serve, at least {}: {pod:?}", after.1, bounds.floor));
         }
         if after.1 < before.1 && !deleted && !self.court.is_disturbed() {
@@ -161,17 +156,6 @@ impl Eye for Pods {
 }
 
 impl Pods {
-    /// The floor holds from when the Deployment has said that there are enough, and but for losses of power.
-    fn is_judged(&self) -> bool {
-        if self.court.is_disturbed() {
-            return false;
-        }
-        let snapshot = self.deployments.snapshot();
-        let deployment = snapshot.get(NAMESPACE, NAME).and_then(|object| object.typed::<Deployment>().ok());
-        let conditions = deployment.and_then(|deployment| deployment.status?.conditions).unwrap_or_default();
-        conditions.iter().any(|condition| condition.type_ == "Available" && condition.status == "True")
-    }
-
     fn check_capacity(&self) {
         let mut used: BTreeMap<&str, usize> = BTreeMap::new();
         for pod in self.pods.values() {
