@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub const INVARIANTS: &[(&str, &str)] = &[
     (
         "ceiling",
-        "no pod is made beyond the desired number and the surge, those of a removed ReplicaSet aside",
+        "no pod is made beyond the desired number and the surge, those aside that go with an earlier Deployment",
     ),
     ("floor", "no deletion leaves fewer pods available than desired, less those that may be unavailable"),
     ("capacity", "no node is given more than it has"),
