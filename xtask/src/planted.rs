@@ -97,7 +97,8 @@ impl Copy {
     fn find(&self, invariant: &str) -> anyhow::Result<Option<String>> {
         let mut run = place::cargo();
         run.current_dir(&self.0).args(["run", "--quiet", "--locked", "--package", "sim", "--"]);
-        // Others' crates are optimized anyway; of ours, only this much pays.
+        // Others' crates are optimized anyway; of ours, only this much pays. To cargo the copy's crates are the workspace's
+        // own, so whoever builds those at the same level in the same target directory may get a bug that was planted.
         run.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         run.args(["--seeds", SEEDS, "--once", "--find", invariant]);
         let played = run.stderr(std::process::Stdio::inherit()).output().context("run the simulation")?;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use apiserver::{ApiServer, Authentication, Config, Network, NoNodes, Tokens, User, Version};
 use client::{Client, Target};
-use jiff::SignedDuration;
 use pki::TokenKey;
 use reconcile::{Caches, Runner};
 use stdx::TaskTree;
@@ -67,8 +66,8 @@ impl Surroundings {
 
 /// Store and API server on a machine of their own.
 pub struct Control {
+    pub node: NodeContext,
     around: Surroundings,
-    node: NodeContext,
     disk: Disk,
     key: Arc<TokenKey>,
 }
@@ -83,13 +82,12 @@ impl Control {
     /// Opens the store and serves the API.
     pub async fn start(&self) {
         self.disk.set_faults(Faults { delay_max: DISK_DELAY_MAX, ..Faults::default() });
-        let (disk, key) = (self.disk.clone(), self.key.clone());
-        let server = self.node.run(async move { serve(disk, key).await });
+        let (disk, key, court) = (self.disk.clone(), self.key.clone(), self.around.court.clone());
+        let server = self.node.run(async move { serve(disk, key, &court).await });
         let server = server.await.expect("the machine has power");
         let expected = self.around.court.highest();
         self.around.address.set(Some(Serving { server, node: self.node.clone() }));
         let revision = self.around.witness().current_revision(Target::new("", "v1", "nodes")).await;
-        self.grant_patches().await;
         match revision {
             Ok(revision) if revision >= expected => {}
             Ok(revision) => {
@@ -98,6 +96,7 @@ impl Control {
             }
             Err(error) => self.around.court.accuse("progress", format!("the API server does not answer: {error}")),
         }
+        self.grant_patches().await;
     }
 
     /// Upstream's controllers replace what ours patch; the binary grants that when it starts, and so does this.
@@ -149,23 +148,21 @@ impl Control {
             let power_fails_at = Some(power_fails_at);
             self.disk.set_faults(Faults { delay_max: DISK_DELAY_MAX, power_fails_at, ..Faults::default() });
             self.node = self.node.restart();
-            let (disk, key) = (self.disk.clone(), self.key.clone());
-            drop(self.node.run(async move { drop(serve(disk, key).await) }));
+            let (disk, key, court) = (self.disk.clone(), self.key.clone(), self.around.court.clone());
+            drop(self.node.run(async move { drop(serve(disk, key, &court).await) }));
             stdx::timeout(POWER_PATIENCE, self.disk.power_failed()).await.unwrap_or_default();
         }
         self.lose_power(down).await;
     }
-
-    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
-    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
-        self.node.step_wall(step);
-        self.node.drift(drift_ppm);
-    }
 }
 
-async fn serve(disk: Disk, key: Arc<TokenKey>) -> Arc<ApiServer> {
+async fn serve(disk: Disk, key: Arc<TokenKey>, court: &Court) -> Arc<ApiServer> {
     let options = Options { segment_bytes: 1 << 20, snapshot_log_bytes: 1 << 20, ..Options::default() };
-    let store = Embedded::open(Arc::new(disk), options, Arc::new(Plain)).await.expect("the store opens");
+    let store = Embedded::open(Arc::new(disk), options, Arc::new(Plain)).await.unwrap_or_else(|error| {
+        // It refuses to go on without something that it once had: what was acknowledged is not there.
+        court.accuse("durability", format!("the store does not open: {error}"));
+        panic!("the store does not open: {error}");
+    });
     let config = Config {
         store: Arc::new(store),
         dialer: Arc::new(NoNodes),
@@ -180,9 +177,9 @@ async fn serve(disk: Disk, key: Arc<TokenKey>) -> Arc<ApiServer> {
 
 /// Controllers and scheduler, in a process of their own.
 pub struct Loops {
+    pub node: NodeContext,
+    pub cable: Cable,
     around: Surroundings,
-    node: NodeContext,
-    cable: Cable,
     fuse: Fuse,
 }
 
@@ -241,19 +238,6 @@ impl Loops {
         self.kill();
         stdx::sleep(down).await;
         self.revive();
-    }
-
-    /// Nothing passes between the process and the API server for a while.
-    pub async fn part(&self, duration: Duration) {
-        self.cable.set(false);
-        stdx::sleep(duration).await;
-        self.cable.set(true);
-    }
-
-    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
-    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
-        self.node.step_wall(step);
-        self.node.drift(drift_ppm);
     }
 }
 

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What has to hold, and what it means.
 pub const INVARIANTS: &[(&str, &str)] = &[
-    ("ceiling", "no pod is made beyond the desired number and the surge, those of a removed ReplicaSet aside"),
+    (
+        "ceiling",
+        "no pod is made beyond the desired number and the surge, those aside that go with an earlier Deployment",
+    ),
     ("floor", "no deletion leaves fewer pods available than desired, less those that may be unavailable"),
     ("capacity", "no node is given more than it has"),
     ("adoption", "a pod that serves goes on serving when its agent is restarted"),
@@ -72,11 +75,22 @@ impl Court {
         self.state().bounds
     }
 
+    /// The user is about to ask for the first thing. As many pods as that have never been there: no floor yet.
+    pub fn begin(&self, wanted: Bounds) {
+        self.state().bounds = Bounds { floor: 0, ..wanted };
+    }
+
     /// The user is about to ask for something: from now on what was allowed and what will be is.
     pub fn widen(&self, wanted: Bounds) {
         let bounds = &mut self.state().bounds;
         bounds.ceiling = bounds.ceiling.max(wanted.ceiling);
         bounds.floor = bounds.floor.min(wanted.floor);
+    }
+
+    /// So many pods go that no controller took away: whoever does not know it yet may take as many others as before.
+    pub fn spare(&self, pods: usize) {
+        let bounds = &mut self.state().bounds;
+        bounds.floor = bounds.floor.saturating_sub(pods);
     }
 
     /// The cluster is at rest: only what is wanted now is allowed.
@@ -86,6 +100,7 @@ impl Court {
         state.disturbed = false;
     }
 
+    /// A machine is about to take the pods that it has with it.
     pub fn disturb(&self) {
         self.state().disturbed = true;
     }

@@ -78,9 +78,11 @@ impl Default for Cable {
 }
 
 impl Cable {
-    /// Cuts the cable, or mends it.
-    pub fn set(&self, whole: bool) {
-        self.0.send_replace(whole);
+    /// Cuts the cable, and mends it after a while.
+    pub async fn cut(&self, duration: Duration) {
+        self.0.send_replace(false);
+        stdx::sleep(duration).await;
+        self.0.send_replace(true);
     }
 
     fn is_whole(&self) -> bool {

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use stdx::sim::{Random, Simulation};
 
 use crate::cluster::{Control, Loops, Surroundings};
-use crate::worker::Worker;
+use crate::worker::{PROCESSORS, Worker};
 
 const WORKERS: usize = 3;
 /// A process or machine is down for at least so long: longer than anything is under way, so that the dead do not act
@@ -83,7 +83,7 @@ impl Machines {
             }
             5 => {
                 self.tell("controllers cut off".into());
-                self.loops.part(down * 3).await;
+                self.loops.cable.cut(down * 3).await;
             }
             6 => self.upset_clocks(),
             other => self.worker_suffers(other, down).await,
@@ -105,11 +105,12 @@ impl Machines {
             }
             8 => {
                 self.around.story.tell(format!("{} cut off", worker.name));
-                worker.part(down).await;
+                worker.cable.cut(down).await;
             }
             _ => {
                 self.around.story.tell(format!("{} lost power", worker.name));
                 self.around.court.disturb();
+                self.around.court.spare(PROCESSORS as usize);
                 worker.lose_power(down).await;
                 // Until it says so, its pods look as if nothing had happened to them, and the cluster as if it were at rest.
                 stdx::sleep(SPEAKS_AGAIN).await;
@@ -122,22 +123,14 @@ impl Machines {
         let seconds = if self.random.one_in(2) { seconds } else { -seconds };
         let drift = self.random.below(DRIFT_PPM_MAX).cast_signed();
         let drift = if self.random.one_in(2) { drift } else { -drift };
-        let (step, drift) = (SignedDuration::from_secs(seconds), i32::try_from(drift).unwrap_or(0));
-        let number = self.random.below(WORKERS as u64 + 2) as usize;
-        let name = match number {
-            0 => {
-                self.control.upset_clocks(step, drift);
-                "control"
-            }
-            1 => {
-                self.loops.upset_clocks(step, drift);
-                "loops"
-            }
-            number => {
-                self.workers[number - 2].upset_clocks(step, drift);
-                &self.workers[number - 2].name
-            }
+        let node = match self.random.below(WORKERS as u64 + 2) as usize {
+            0 => &self.control.node,
+            1 => &self.loops.node,
+            number => &self.workers[number - 2].node,
         };
+        node.step_wall(SignedDuration::from_secs(seconds));
+        node.drift(i32::try_from(drift).unwrap_or(0));
+        let name = node.name();
         self.around.story.tell(format!("clock of {name} jumps {seconds} s and drifts {drift} ppm"));
     }
 

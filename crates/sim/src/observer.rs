@@ -1,41 +1,37 @@
 //! Looks at every change of pods, ReplicaSets and Deployments as it happens, and checks what must hold at every moment.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use api::decide::pod::{is_pod_ready, is_pod_terminated};
 use api::projection::PodLite;
-use client::{Cache, Client, ClientError, ListOptions, Object, Target, WatchEvent, WatchOptions, Watched};
+use client::{Client, ClientError, ListOptions, Object, Target, WatchEvent, WatchOptions};
 use futures_util::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use stdx::TaskTree;
 use stdx::sim::Simulation;
 
 use crate::cluster::Surroundings;
 use crate::court::Court;
-use crate::scenario::{NAME, NAMESPACE};
 use crate::worker::PROCESSORS;
 
 /// Starts looking.
 pub fn start(simulation: &Simulation, around: &Surroundings) {
     let node = simulation.node("observer");
-    let gone = Gone::default();
-    let (client, court, removed) = (around.witness(), around.court.clone(), gone.clone());
+    let removed = Removed::default();
+    let (client, court, gone) = (around.witness(), around.court.clone(), removed.clone());
     drop(node.run(async move {
-        let tasks = TaskTree::default();
-        let deployments = Cache::start(&tasks, client.clone(), Watched::of::<Deployment>());
-        let mut pods = Pods { pods: BTreeMap::new(), deployments, gone: removed, court: court.clone() };
+        let mut pods = Pods { pods: BTreeMap::new(), removed: gone, court: court.clone() };
         watch(&client, &court, Target::new("", "v1", "pods"), &mut pods).await;
     }));
-    let (client, court) = (around.witness(), around.court.clone());
+    let (client, court, gone) = (around.witness(), around.court.clone(), removed.clone());
     drop(node.run(async move {
-        let mut sets = Sets { sets: BTreeMap::new(), gone, court: court.clone() };
+        let mut sets = Sets { sets: BTreeMap::new(), removed: gone, court: court.clone() };
         watch(&client, &court, Target::of::<ReplicaSet>(), &mut sets).await;
     }));
     let (client, court) = (around.witness(), around.court.clone());
     drop(node.run(async move {
-        let mut numbers = Numbers { highest: BTreeMap::new(), court: court.clone() };
+        let mut numbers = Numbers { highest: BTreeMap::new(), removed, court: court.clone() };
         watch(&client, &court, Target::of::<Deployment>(), &mut numbers).await;
     }));
 }
@@ -97,24 +93,42 @@ async fn follow(
 /// The pods by uid.
 struct Pods {
     pods: BTreeMap<String, Arc<Object>>,
-    deployments: Cache,
-    gone: Gone,
+    removed: Removed,
     court: Court,
 }
 
-/// The uids of ReplicaSets that are removed. What is left of their pods goes with them, whoever waits for that: a
-/// Deployment that is made anew cannot know of them.
+/// The uids of what is removed. What is left of the pods of a ReplicaSet that went with its Deployment goes too, whoever
+/// waits for that: a Deployment that is made anew does not own them, and a ceiling is about what a Deployment owns.
 #[derive(Clone, Default)]
-struct Gone(Arc<Mutex<BTreeSet<String>>>);
+struct Removed(Arc<Mutex<Uids>>);
 
-impl Gone {
-    fn add(&self, uid: &str) {
-        self.0.lock().expect("no holder of this lock panics").insert(uid.to_owned());
+#[derive(Default)]
+struct Uids {
+    deployments: BTreeSet<String>,
+    /// Each with its Deployment.
+    sets: BTreeMap<String, String>,
+}
+
+impl Removed {
+    fn uids(&self) -> MutexGuard<'_, Uids> {
+        self.0.lock().expect("no holder of this lock panics")
     }
 
-    fn owns(&self, pod: &Object) -> bool {
-        let gone = self.0.lock().expect("no holder of this lock panics");
-        controller(pod).is_some_and(|uid| gone.contains(&uid))
+    fn add_deployment(&self, uid: &str) {
+        self.uids().deployments.insert(uid.to_owned());
+    }
+
+    fn add_set(&self, set: &Object) {
+        if let Some(deployment) = controller(set) {
+            self.uids().sets.insert(set.uid().to_owned(), deployment);
+        }
+    }
+
+    /// Whether the pod's ReplicaSet went with its Deployment. One that a living Deployment has removed counts on.
+    fn took(&self, pod: &Object) -> bool {
+        let Some(set) = controller(pod) else { return false };
+        let uids = self.uids();
+        uids.sets.get(&set).is_some_and(|deployment| uids.deployments.contains(deployment))
     }
 }
 
@@ -144,7 +158,7 @@ impl Eye for Pods {
             self.court.accuse("ceiling", format!("{} pods, at most {}: {pod:?}", after.0, bounds.ceiling));
         }
         let deleted = !exists || pod.meta().deletion.is_some();
-        if after.1 < before.1 && deleted && after.1 < bounds.floor && self.is_judged() {
+        if after.1 < before.1 && deleted && after.1 < bounds.floor {
             self.court.accuse("floor", format!("{} pods serve, at least {}: {pod:?}", after.1, bounds.floor));
         }
         if after.1 < before.1 && !deleted && !self.court.is_disturbed() {
@@ -161,17 +175,6 @@ impl Eye for Pods {
 }
 
 impl Pods {
-    /// The floor holds from when the Deployment has said that there are enough, and but for losses of power.
-    fn is_judged(&self) -> bool {
-        if self.court.is_disturbed() {
-            return false;
-        }
-        let snapshot = self.deployments.snapshot();
-        let deployment = snapshot.get(NAMESPACE, NAME).and_then(|object| object.typed::<Deployment>().ok());
-        let conditions = deployment.and_then(|deployment| deployment.status?.conditions).unwrap_or_default();
-        conditions.iter().any(|condition| condition.type_ == "Available" && condition.status == "True")
-    }
-
     fn check_capacity(&self) {
         let mut used: BTreeMap<&str, usize> = BTreeMap::new();
         for pod in self.pods.values() {
@@ -188,7 +191,7 @@ impl Pods {
 
     /// The pods that somebody wants.
     fn kept(&self) -> usize {
-        self.pods.values().filter(|pod| is_live(pod) && !self.gone.owns(pod)).count()
+        self.pods.values().filter(|pod| is_live(pod) && !self.removed.took(pod)).count()
     }
 
     fn count(&self, which: fn(&Object) -> bool) -> usize {
@@ -203,7 +206,7 @@ fn controller(object: &Object) -> Option<String> {
 /// The ReplicaSets by uid.
 struct Sets {
     sets: BTreeMap<String, Arc<Object>>,
-    gone: Gone,
+    removed: Removed,
     court: Court,
 }
 
@@ -211,13 +214,14 @@ impl Eye for Sets {
     fn begin(&mut self, objects: Vec<Arc<Object>>) {
         let known = objects.into_iter().map(|set| (set.uid().to_owned(), set)).collect();
         let before = std::mem::replace(&mut self.sets, known);
-        before.keys().filter(|uid| !self.sets.contains_key(*uid)).for_each(|uid| self.gone.add(uid));
+        let gone = before.values().filter(|set| !self.sets.contains_key(set.uid()));
+        gone.for_each(|set| self.removed.add_set(set));
     }
 
     fn see(&mut self, set: &Arc<Object>, exists: bool) {
         let old = self.sets.remove(set.uid());
         if !exists {
-            return self.gone.add(set.uid());
+            return self.removed.add_set(set);
         }
         let was = old.as_ref().and_then(|old| controller(old));
         let is = controller(set);
@@ -242,15 +246,21 @@ fn image(set: &Object) -> Option<String> {
 /// The numbers of the Deployments' revisions, by uid.
 struct Numbers {
     highest: BTreeMap<String, u64>,
+    removed: Removed,
     court: Court,
 }
 
 impl Eye for Numbers {
     fn begin(&mut self, objects: Vec<Arc<Object>>) {
+        let gone = self.highest.keys().filter(|uid| objects.iter().all(|deployment| deployment.uid() != *uid));
+        gone.for_each(|uid| self.removed.add_deployment(uid));
         objects.iter().for_each(|deployment| self.see(deployment, true));
     }
 
-    fn see(&mut self, deployment: &Arc<Object>, _: bool) {
+    fn see(&mut self, deployment: &Arc<Object>, exists: bool) {
+        if !exists {
+            self.removed.add_deployment(deployment.uid());
+        }
         let annotations = &deployment.meta().annotations;
         let number = annotations.get("deployment.kubernetes.io/revision").and_then(|text| text.parse::<u64>().ok());
         let highest = self.highest.entry(deployment.uid().to_owned()).or_default();

@@ -84,10 +84,10 @@ impl Scenario {
         self.around.story.told()
     }
 
-    /// One to three changes, up to two misfortunes meanwhile, and then rest.
+    /// One to four changes, up to two misfortunes meanwhile, and then rest.
     async fn episode(&mut self) {
         let mishaps = [0, 0, 1, 1, 1, 2][self.random.below(6) as usize];
-        let changes = 1 + self.random.below(3);
+        let changes = 1 + self.random.below(4);
         join(self.machines.suffer(mishaps), self.user.change_often(changes)).await;
         self.come_to_rest().await;
     }
@@ -127,7 +127,7 @@ impl User {
             around: around.clone(),
             node: simulation.node("user"),
             client: around.client(apiserver::User::master("user"), "user"),
-            slack: [(1, 0), (0, 1), (2, 1), (2, 2)][random.below(4) as usize],
+            slack: [(1, 0), (2, 0), (0, 1), (2, 1), (2, 2)][random.below(5) as usize],
             min_ready_seconds: [0, 0, 3][random.below(3) as usize],
             replicas: 1 + random.below(REPLICAS_MAX) as usize,
             image: GOOD[0],
@@ -141,7 +141,7 @@ impl User {
     }
 
     async fn begin(&mut self) {
-        self.around.court.rest(self.bounds());
+        self.around.court.begin(self.bounds());
         let (surge, unavailable) = self.slack;
         self.around.story.tell(format!("{} replicas, surge {surge}, unavailable {unavailable}", self.replicas));
         self.create().await;
@@ -177,11 +177,20 @@ impl User {
             1 => MISSING,
             number => GOOD[number as usize % GOOD.len()],
         };
-        if self.random.one_in(2) {
-            self.replicas = self.random.below(REPLICAS_MAX + 1) as usize;
+        match self.random.below(8) {
+            0 => self.replicas = self.random.below(REPLICAS_MAX + 1) as usize,
+            1 | 2 => self.replicas = self.nearby(),
+            _ => {}
         }
         self.around.story.tell(format!("{} × {}", self.replicas, self.image));
         self.ask().await;
+    }
+
+    /// One or two more or fewer, as an autoscaler would have it.
+    fn nearby(&mut self) -> usize {
+        let step = 1 + self.random.below(2) as usize;
+        let replicas = if self.random.one_in(2) { self.replicas + step } else { self.replicas.saturating_sub(step) };
+        replicas.clamp(1, REPLICAS_MAX as usize)
     }
 
     /// Asks for what is wanted now.
@@ -218,7 +227,7 @@ impl User {
         }
         let pod = &pods.items[self.random.below(pods.items.len() as u64) as usize];
         self.around.story.tell(format!("{} deleted", pod.name()));
-        self.around.court.disturb();
+        self.around.court.spare(1);
         drop(self.client.delete(target.name(pod.name()), DeleteOptions::of_uid(pod.uid())).await);
     }
 

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use apiserver::User;
 use client::{Cache, Client, Watched};
-use cri::fake::{Behavior, FakeImage, FakeRuntime};
+use cri::fake::{Behavior, ExecScript, FakeImage, FakeRuntime};
 use cri::{DnsConfig, ExecSyncResponse, PodSandboxConfig, PodSandboxFilter, PodSandboxState, RuntimeService};
-use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Service;
 use node::agent::Options;
 use node::cgroup::Cgroups;
@@ -19,7 +18,7 @@ use node::reserve::Reserved;
 use node::volume::Roots;
 use node::{Agent, Rules};
 use stdx::sim::{NodeContext, Simulation};
-use stdx::{BoxFuture, TaskTree};
+use stdx::{BoxFuture, Mono, TaskTree, mono};
 
 use crate::cluster::Surroundings;
 use crate::link::Cable;
@@ -32,6 +31,10 @@ pub const GOOD: [&str; 3] = ["app:v1", "app:v2", "app:v3"];
 pub const SICK: &str = "app:sick";
 /// Nobody has it.
 pub const MISSING: &str = "app:missing";
+/// A container takes so long to answer whether it is ready: an agent that begins has told something before.
+const ANSWER_TAKES: Duration = Duration::from_millis(150);
+/// One container in two is ready only some time after it was started, up to so long.
+const WARM_UP_MAX_MILLIS: u64 = 40_000;
 /// Ids that a machine hands out before it is restarted.
 const IDS_PER_LIFE: u32 = 2000;
 
@@ -49,11 +52,11 @@ impl Rules for SlowRules {
 /// The machine.
 pub struct Worker {
     pub name: String,
+    pub node: NodeContext,
+    pub cable: Cable,
     around: Surroundings,
-    node: NodeContext,
     runtime: FakeRuntime,
     folder: PathBuf,
-    cable: Cable,
     lives: u32,
 }
 
@@ -91,19 +94,6 @@ impl Worker {
         self.start();
     }
 
-    /// Nothing passes between the machine and the API server for a while.
-    pub async fn part(&self, duration: Duration) {
-        self.cable.set(false);
-        stdx::sleep(duration).await;
-        self.cable.set(true);
-    }
-
-    /// Sets the machine's wall clock, and lets both its clocks run at another rate.
-    pub fn upset_clocks(&self, step: SignedDuration, drift_ppm: i32) {
-        self.node.step_wall(step);
-        self.node.drift(drift_ppm);
-    }
-
     /// The machine loses power and comes back after a while: nothing runs, and what was in memory is gone.
     pub async fn lose_power(&mut self, down: Duration) {
         self.node.kill();
@@ -137,14 +127,39 @@ impl Worker {
 
 fn runtime() -> FakeRuntime {
     let runtime = FakeRuntime::new();
+    let behavior = Behavior { exec: Some(warms_up()), exec_takes: ANSWER_TAKES, ..Behavior::default() };
     for name in GOOD {
-        let image = FakeImage { pull_takes: Duration::from_secs(2), ..FakeImage::default() };
+        let image =
+            FakeImage { pull_takes: Duration::from_secs(2), behavior: behavior.clone(), ..FakeImage::default() };
         runtime.set_image(name, image);
     }
-    let fails = ExecSyncResponse { exit_code: 1, stderr: b"not today".to_vec(), ..ExecSyncResponse::default() };
-    let behavior = Behavior { exec: Some(Arc::new(move |_| fails.clone())), ..Behavior::default() };
+    let behavior =
+        Behavior { exec: Some(Arc::new(|_, _| not_ready())), exec_takes: ANSWER_TAKES, ..Behavior::default() };
     runtime.set_image(SICK, FakeImage { present: true, behavior, ..FakeImage::default() });
     runtime
+}
+
+/// Says that a container is ready once it has warmed up, and then for good. How long that takes differs from one to
+/// the other, so that a ReplicaSet is asked for fewer pods while some of its pods serve and others do not yet.
+fn warms_up() -> ExecScript {
+    let ready_at: Mutex<BTreeMap<String, Mono>> = Mutex::default();
+    Arc::new(move |container, _| {
+        let mut ready_at = ready_at.lock().expect("no holder of this lock panics");
+        let at = *ready_at.entry(container.to_owned()).or_insert_with(|| mono() + warm_up());
+        if mono() < at { not_ready() } else { ExecSyncResponse::default() }
+    })
+}
+
+fn warm_up() -> Duration {
+    let millis = match stdx::random_u64() % 2 {
+        0 => stdx::random_u64() % WARM_UP_MAX_MILLIS,
+        _ => 0,
+    };
+    Duration::from_millis(millis)
+}
+
+fn not_ready() -> ExecSyncResponse {
+    ExecSyncResponse { exit_code: 1, stderr: b"not today".to_vec(), ..ExecSyncResponse::default() }
 }
 
 fn options(around: &Surroundings, name: &str, cable: &Cable, runtime: FakeRuntime, folder: &Path) -> Options {

@@ -201,7 +201,9 @@ pub(super) fn annotate(case: &Case<'_>, set: &ReplicaSet) -> Option<Vec<Action>>
 
 /// The new ReplicaSet's number, if the Deployment does not show it yet.
 pub(super) fn number_to_tell<'a>(case: &Case<'a>) -> Option<&'a str> {
-    let set = case.new_set?;
+    // Those of one that ends leave it one by one: the newest may be gone, and the number would fall.
+    let lives = case.deployment.metadata.deletion_timestamp.is_none();
+    let set = case.new_set.filter(|_| lives)?;
     // The set's own number may just be about to change; then this waits for the next decision.
     let number = annotation(&set.metadata, REVISION)?;
     let told = annotation(&case.deployment.metadata, REVISION) == Some(number);

@@ -354,6 +354,20 @@ fn a_deployment_made_anew_waits_until_it_sees_what_the_earlier_one_left_behind()
 }
 
 #[test]
+fn a_deployment_that_ends_keeps_its_number_while_its_sets_leave_it() {
+    let mut rollout = Rollout::new(&rolling(2, "1", "0"));
+    rollout.settle();
+    rollout.image("v2");
+    rollout.settle();
+    rollout.image("v1");
+    let (newest, _) = set_names(&rollout.set("v2"));
+    rollout.world.delete(DEPLOYMENTS, NAMESPACE, "web", Propagation::Orphan);
+    rollout.world.edit(REPLICA_SETS, NAMESPACE, &newest, r#"{"metadata":{"ownerReferences":null}}"#);
+    rollout.work_deployment();
+    assert_eq!(annotation(&rollout.deployment().metadata, REVISION), Some("2"));
+}
+
+#[test]
 fn a_deployment_that_ends_adopts_nothing_even_if_the_cache_lags() {
     let mut rollout = Rollout::new(&rolling(1, "1", "0"));
     rollout.settle();

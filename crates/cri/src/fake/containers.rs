@@ -123,7 +123,11 @@ impl FakeRuntime {
 
     async fn run_exec(&self, id: &str, cmd: &[String]) -> Result<ExecSyncResponse> {
         self.call("exec", &cmd.join(" "))?;
-        Ok(self.running_behavior(id)?.exec.map(|exec| exec(cmd)).unwrap_or_default())
+        let behavior = self.running_behavior(id)?;
+        if !behavior.exec_takes.is_zero() {
+            stdx::sleep(behavior.exec_takes).await;
+        }
+        Ok(behavior.exec.map(|exec| exec(id, cmd)).unwrap_or_default())
     }
 
     async fn open_exec(&self, id: &str, request: ExecRequest) -> Result<ExecSession> {

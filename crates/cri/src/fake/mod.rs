@@ -36,8 +36,8 @@ pub enum Run {
     Fails,
 }
 
-/// Answers an exec with the program and arguments given.
-pub type ExecScript = Arc<dyn Fn(&[String]) -> ExecSyncResponse + Send + Sync>;
+/// Answers an exec in the container of this id with the program and arguments given.
+pub type ExecScript = Arc<dyn Fn(&str, &[String]) -> ExecSyncResponse + Send + Sync>;
 
 /// How the containers of an image behave.
 #[derive(Clone, Default)]
@@ -50,6 +50,8 @@ pub struct Behavior {
     pub term_code: i32,
     /// What an exec answers; without it, empty output and code 0.
     pub exec: Option<ExecScript>,
+    /// How long that takes.
+    pub exec_takes: Duration,
 }
 
 /// An image of the fake world.
@@ -288,10 +290,13 @@ mod tests {
         use tokio::io::AsyncReadExt;
         let runtime = FakeRuntime::new();
         let exec: ExecScript =
-            Arc::new(|cmd| ExecSyncResponse { stdout: cmd.join(" ").into_bytes(), stderr: vec![], exit_code: 4 });
-        let id = started(&runtime, Behavior { exec: Some(exec), ..Behavior::default() }).await;
+            Arc::new(|_, cmd| ExecSyncResponse { stdout: cmd.join(" ").into_bytes(), stderr: vec![], exit_code: 4 });
+        let exec_takes = Duration::from_millis(30);
+        let id = started(&runtime, Behavior { exec: Some(exec), exec_takes, ..Behavior::default() }).await;
+        let begun = stdx::mono();
         let answer = runtime.exec_sync(&id, vec!["a".into(), "b".into()], Duration::ZERO).await.unwrap();
         assert_eq!((answer.stdout.as_slice(), answer.exit_code), (b"a b".as_slice(), 4));
+        assert!(stdx::mono() - begun >= exec_takes);
         let request = ExecRequest { cmd: vec!["c".into()], ..ExecRequest::default() };
         let mut session = runtime.exec(&id, request).await.unwrap();
         let mut output = String::new();
