@@ -3,6 +3,7 @@
 //! Upstream: `pkg/controller/garbagecollector`. Its graph of owners is here the index of every cache by owner uid.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::projection::Owner;
 use api::value::{Value, to_value};
@@ -19,6 +20,9 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 /// No more dependents are changed in one decision; what they leave brings the next.
 const DEPENDENTS_MAX: usize = 500;
+
+/// A dependent that the caches do not show yet is looked for again after this time, should none of them announce it.
+const UNSEEN: Duration = Duration::from_secs(1);
 
 /// The controller of everything that has owners.
 pub struct GarbageCollector;
@@ -71,7 +75,7 @@ impl Controller for GarbageCollector {
         if meta.deletion.is_some() {
             let has = |name: &str| meta.finalizers.iter().any(|finalizer| finalizer.as_ref() as &str == name);
             return match () {
-                () if has(ORPHAN) => orphan(*resource, object, &observed.dependents),
+                () if has(ORPHAN) => orphan(*resource, object, &observed.dependents, facts),
                 () if has(FOREGROUND) => foreground(*resource, object, &observed.dependents),
                 () => Plan::nothing(),
             };
@@ -190,13 +194,30 @@ fn collect(observed: &Observed, resource: Resource, object: &Object, facts: &Fac
     Plan::nothing().then([Change::Delete { of, propagation, revision: Some(object.revision()) }.into()])
 }
 
-/// Takes the owner off its dependents, then the finalizer off the owner.
-fn orphan(resource: Resource, object: &Object, dependents: &[(Resource, Arc<Object>)]) -> Plan {
-    let released = dependents.iter().take(DEPENDENTS_MAX).filter_map(|(resource, dependent)| {
-        without_owners(owner::reference_to(*resource, dependent), dependent, &[object.uid()])
-    });
-    let plan = Plan::nothing().then(released);
-    if dependents.len() > DEPENDENTS_MAX { plan } else { plan.then(without_finalizer(resource, object, ORPHAN)) }
+/// Takes the owner off its dependents; once there are none any more, the finalizer off the owner.
+///
+/// What the caches do not show yet would be deleted as soon as the owner is gone, and the user has said that it is to stay: so
+/// the API is asked. Upstream trusts its graph here.
+fn orphan(resource: Resource, object: &Object, dependents: &[(Resource, Arc<Object>)], facts: &Facts) -> Plan {
+    if !dependents.is_empty() {
+        let released = dependents.iter().take(DEPENDENTS_MAX).filter_map(|(resource, dependent)| {
+            without_owners(owner::reference_to(*resource, dependent), dependent, &[object.uid()])
+        });
+        return Plan::nothing().then(released);
+    }
+    let owned =
+        |resource| Need::Owned { by: object.uid().to_owned(), resource, namespace: object.namespace().to_owned() };
+    let clustered = if object.namespace().is_empty() { CLUSTER_SCOPED } else { &[] };
+    let all = NAMESPACED.iter().chain(clustered).filter(|resource| !IGNORED.contains(resource));
+    let all: Vec<Need> = all.copied().map(owned).collect();
+    if all.iter().any(|need| !facts.answers.contains_key(need)) {
+        return Plan { needs: all, ..Plan::default() };
+    }
+    if all.iter().any(|need| facts.answers.get(need) == Some(&true)) {
+        // The caches will show it.
+        return Plan::nothing().again_within(UNSEEN);
+    }
+    Plan::nothing().then(without_finalizer(resource, object, ORPHAN))
 }
 
 /// Lets the object go once nothing blocks it; the dependents are deleted by decisions of their own.

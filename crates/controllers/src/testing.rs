@@ -273,6 +273,10 @@ impl World {
             Need::Unchanged { of, revision } => self.target(of).is_ok_and(|(object, _)| object.revision() == *revision),
             Need::Permitted { .. } | Need::Certificate { .. } => false,
             Need::Present { resource, namespace, name } => self.find(*resource, namespace, name).is_some(),
+            Need::Owned { by, resource, namespace } => self.all(*resource).any(|object| {
+                let here = namespace.is_empty() || object.namespace() == namespace;
+                here && object.meta().owners.iter().any(|owner| *owner.uid == **by)
+            }),
             Need::Holds { resource, namespace } => self.all(*resource).any(|object| object.namespace() == namespace),
         }
     }

@@ -24,6 +24,8 @@ const CONCURRENCY: usize = 64;
 pub const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// The waits between tries to read what became of writes without an answer.
 const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+/// Objects of a page, where a decision has to know of all.
+const LIST_PAGE: u32 = 500;
 
 /// What carrying out a plan came to.
 #[derive(Clone, Debug, Default)]
@@ -257,6 +259,13 @@ pub async fn answer(client: &Client, need: &Need) -> Result<bool, ClientError> {
         Need::Present { resource, namespace, name } => {
             let found = client.find(collection(*resource, namespace).name(name.as_str())).await?;
             Ok(found.is_some())
+        }
+        Need::Owned { by, resource, namespace } => {
+            let options = client::ListOptions::default();
+            let list = client.list_pages(collection(*resource, namespace), options, LIST_PAGE).await?;
+            let owned =
+                |object: &std::sync::Arc<client::Object>| object.meta().owners.iter().any(|owner| *owner.uid == **by);
+            Ok(list.items.iter().any(owned))
         }
         Need::Permitted { who, verb, resource, subresource } => {
             permitted(client, who, verb, *resource, subresource).await

@@ -157,6 +157,9 @@ pub enum Need {
     Lives(Reference),
     /// Whether this very object is still at this revision now, whatever the caches say.
     Unchanged { of: Reference, revision: u64 },
+    /// Whether any object of this kind (in that namespace, unless it is empty) names this uid as its owner now, whatever the
+    /// caches say.
+    Owned { by: String, resource: Resource, namespace: String },
     /// Whether any object of this name exists now.
     Present { resource: Resource, namespace: String, name: String },
     /// Whether a user may do something.

@@ -104,6 +104,20 @@ fn orphans_stay_without_the_owner() {
 }
 
 #[test]
+fn an_orphan_that_the_caches_do_not_show_yet_stays_as_well() {
+    let mut world = World::new();
+    create(&mut world, DEPLOYMENTS, "d", &[]);
+    let owners = [owner(&world, DEPLOYMENTS, "d", true)];
+    world.delete(DEPLOYMENTS, N, "d", Propagation::Orphan);
+    let late = world.view(&super::kinds().collect::<Vec<_>>());
+    create(&mut world, REPLICA_SETS, "r", &owners);
+    let plan = world.decide::<GarbageCollector>(&(DEPLOYMENTS, Key::new(N, "d")), &late, &Outcomes::default());
+    assert_eq!((plan.stages.len(), plan.again_after.is_some()), (0, true), "the API knows better");
+    collect(&mut world);
+    assert_eq!(left(&world), ["r"]);
+}
+
+#[test]
 fn one_owner_that_stays_is_enough() {
     let mut world = World::new();
     create(&mut world, CONFIG_MAPS, "a", &[]);
