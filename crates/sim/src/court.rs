@@ -43,6 +43,8 @@ struct State {
     bounds: Bounds,
     /// Something happened since the last rest that may take pods away without anybody's fault.
     disturbed: bool,
+    /// Pods that went since the last rest though no controller took them away.
+    spared: usize,
     acknowledged: u64,
 }
 
@@ -82,15 +84,18 @@ impl Court {
 
     /// The user is about to ask for something: from now on what was allowed and what will be is.
     pub fn widen(&self, wanted: Bounds) {
-        let bounds = &mut self.state().bounds;
+        let mut state = self.state();
+        let floor = wanted.floor.saturating_sub(state.spared);
+        let bounds = &mut state.bounds;
         bounds.ceiling = bounds.ceiling.max(wanted.ceiling);
-        bounds.floor = bounds.floor.min(wanted.floor);
+        bounds.floor = bounds.floor.min(floor);
     }
 
     /// So many pods go that no controller took away: whoever does not know it yet may take as many others as before.
     pub fn spare(&self, pods: usize) {
-        let bounds = &mut self.state().bounds;
-        bounds.floor = bounds.floor.saturating_sub(pods);
+        let mut state = self.state();
+        state.spared += pods;
+        state.bounds.floor = state.bounds.floor.saturating_sub(pods);
     }
 
     /// The cluster is at rest: only what is wanted now is allowed.
@@ -98,6 +103,7 @@ impl Court {
         let mut state = self.state();
         state.bounds = wanted;
         state.disturbed = false;
+        state.spared = 0;
     }
 
     /// A machine is about to take the pods that it has with it.
