@@ -117,6 +117,11 @@ fn streams_of_every_kubectl_reach_containers_of_containerd_1_6() {
 }
 
 #[test]
+fn every_type_of_service_reaches_containers_of_containerd_1_6() {
+    on(Runtime::Containerd16, crate::services::every_type_of_service_is_reached_from_everywhere_it_promises);
+}
+
+#[test]
 fn the_python_client_streams_from_containerd() {
     on(Runtime::Containerd2, crate::streams::the_python_client_streams);
 }
