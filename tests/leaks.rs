@@ -108,10 +108,13 @@ fn faults(pods: &Value, kills: i64) -> String {
             killed += status["restartCount"].as_i64().unwrap_or(0);
             pod["status"]["phase"] == "Running" && status["ready"] == true && !status["state"]["running"].is_null()
         } else {
-            // Where supervisor and container went together, nobody is left who knows how the container ended.
-            let unknown = ended["exitCode"] == 255 && ended["reason"] == "Unknown";
-            killed += i64::from(ended["exitCode"] == 137 || unknown);
-            pod["status"]["phase"] == "Failed" && (ended["exitCode"] == CODE || ended["exitCode"] == 137 || unknown)
+            // Where supervisor and container went together, nobody is left who knows how the container ended; where the
+            // supervisor went in the middle of its start, it never began.
+            let lost = [(137, "Error"), (255, "Unknown"), (128, "StartError")]
+                .iter()
+                .any(|(code, reason)| ended["exitCode"] == *code && ended["reason"] == *reason);
+            killed += i64::from(lost);
+            pod["status"]["phase"] == "Failed" && (ended["exitCode"] == CODE || lost)
         };
         if !right {
             writeln!(faults, "{name}: {}", pod["status"]).expect("a string takes everything");
