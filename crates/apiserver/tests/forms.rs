@@ -221,6 +221,15 @@ async fn openapi_of_version_2_is_json_or_protobuf() {
         let name = part.strip_prefix("definitions/").and_then(|rest| rest.split('"').next()).expect("a definition");
         assert!(document["definitions"].get(name).is_some(), "{name} is referred to and missing");
     }
+    // As many of the words of JSON Schema as the protobuf is made of.
+    let words =
+        ["$ref", "format", "description", "required", "enum", "additionalProperties", "type", "items", "properties"];
+    for (name, schema) in document["definitions"].as_object().expect("definitions") {
+        let properties = schema["properties"].as_object().into_iter().flat_map(|properties| properties.values());
+        for key in properties.chain([schema]).filter_map(Json::as_object).flat_map(|schema| schema.keys()) {
+            assert!(words.contains(&key.as_str()) || key.starts_with("x-kubernetes-"), "{name}: {key}");
+        }
+    }
     let protobuf = get(&[("accept", OLD)]).await.ok();
     assert_eq!(protobuf.header("content-type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
     assert_eq!(protobuf.header("etag"), json.header("etag"));

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use cri::KeyValue;
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pod::memory::Memory;
 use crate::pod::seen::Known;
-use crate::volume::{pod_folder, pods_folder};
+use crate::volume::{pods_folder, put};
 
 /// The version that is written; older ones that can still be read are listed in [`Checkpoint::parse`].
 const VERSION: u32 = 1;
@@ -60,12 +59,7 @@ impl Checkpoint {
     /// # Errors
     /// When the memory root cannot be written.
     pub fn write(&self, root: &Path) -> io::Result<()> {
-        let folder = pod_folder(root, &self.pod);
-        fs::create_dir_all(&folder)?;
-        let fresh = folder.join(format!("{NAME}.new"));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(fresh, folder.join(NAME))
+        put(root, &self.pod, NAME, &serde_json::to_vec(self)?)
     }
 
     fn read(path: &Path) -> io::Result<Checkpoint> {

@@ -83,7 +83,7 @@ pub(crate) async fn written(agent: &Agent, pod: &Pod) -> Written {
         written.containers = names.into_iter().map(|name| (name.clone(), usage(&logs.join(&name)))).collect();
         written
     };
-    let mut written = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
+    let mut written = stdx::blocking(look).await.unwrap_or_else(|error| {
         tracing::error!(%error, pod = uid(pod), "what a pod has written was not looked at");
         Written::default()
     });

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 use crate::pod::{spec, uid};
-use crate::volume::{pod_folder, pods_folder};
+use crate::volume::{pods_folder, put};
 
 const NAME: &str = "userns";
 /// As many as a pod's images may name. Upstream: `userNsUnitLength`.
@@ -101,13 +101,9 @@ fn read(root: &Path, uid: &str) -> io::Result<Option<IdRange>> {
 }
 
 fn write(root: &Path, pod: &Pod, range: IdRange) -> io::Result<()> {
-    let folder = pod_folder(root, pod);
-    fs::create_dir_all(&folder)?;
     let mapping = Mapping { host_id: range.first, container_id: 0, length: range.length };
     let record = Record { uid_mappings: vec![mapping], gid_mappings: vec![mapping] };
-    let fresh = folder.join(format!("{NAME}.new"));
-    fs::write(&fresh, serde_json::to_vec(&record)?)?;
-    fs::rename(fresh, folder.join(NAME))
+    put(root, pod, NAME, &serde_json::to_vec(&record)?)
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection, Volume};
@@ -77,6 +78,16 @@ pub fn pods_folder(root: &Path) -> PathBuf {
 /// The folder of everything a pod has below a root.
 pub fn pod_folder(root: &Path, pod: &Pod) -> PathBuf {
     pods_folder(root).join(uid(pod))
+}
+
+/// Puts a file of the agent's own into the folder of a pod, in place of the one before; nobody else may read it.
+pub(crate) fn put(root: &Path, pod: &Pod, name: &str, content: &[u8]) -> io::Result<()> {
+    let folder = pod_folder(root, pod);
+    fs::create_dir_all(&folder)?;
+    let fresh = folder.join(format!("{name}.new"));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(content)?;
+    fs::rename(fresh, folder.join(name))
 }
 
 /// Where a volume lies.

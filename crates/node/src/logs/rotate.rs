@@ -91,7 +91,7 @@ async fn look_after(runtime: &dyn Runtime, id: &str, log: &Path) -> io::Result<(
     if tidy == Tidy::default() {
         return Ok(());
     }
-    tokio::task::spawn_blocking(move || carry_out(&tidy)).await.map_err(io::Error::other)?
+    stdx::blocking(move || carry_out(&tidy)).await.map_err(io::Error::other)?
 }
 
 async fn rotate(runtime: &dyn Runtime, id: &str, log: &Path) -> io::Result<()> {
