@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cri::{Error, Result};
 use shim::message::{Report, State};
 
-use super::container::{SPEC, last_report};
+use super::container::{SPEC, has_ended, last_report};
 use super::sandbox::{erase_folder, make_folder};
 use super::{BuiltIn, Container, Inner, RuntimeOptions, Sandbox, failed, lock};
 use crate::cgroup::Cgroups;
@@ -66,15 +66,22 @@ impl Inner {
 
     async fn adopt(self: &Arc<Self>, sandbox: Arc<Sandbox>) -> Result<()> {
         lock(&self.sandboxes).insert(sandbox.id.clone(), sandbox.clone());
+        let mut found = Vec::new();
+        for id in names(&sandbox.folder)? {
+            let Ok(record) = record::read::<ContainerRecord>(&sandbox.folder.join(&id)) else { continue };
+            let container = Container::new(sandbox.clone(), record, None);
+            // Known before anybody listens: an end that is announced meanwhile is announced once.
+            lock(&self.containers).insert(container.id.clone(), container.clone());
+            found.push(container);
+        }
         let (supervised, heard) = self.reconnect(&sandbox).await;
         let mut reports: BTreeMap<String, Report> =
             heard.into_iter().map(|report| (report.container.clone(), report)).collect();
-        for id in names(&sandbox.folder)? {
-            let folder = sandbox.folder.join(&id);
-            let Ok(record) = record::read::<ContainerRecord>(&folder) else { continue };
-            let container = self.adopt_container(&sandbox, record, reports.remove(&id), supervised);
+        for container in found {
+            let heard = reports.remove(&container.id);
+            self.adopt_container(&sandbox, &container, heard, supervised);
             // What it needs to start is written last: without it, it was never answered to anybody.
-            if !folder.join(SPEC).exists() {
+            if !container.folder().join(SPEC).exists() {
                 self.erase_container(&container).await?;
             }
         }
@@ -98,23 +105,21 @@ impl Inner {
         }
     }
 
-    fn adopt_container(
-        &self,
-        sandbox: &Arc<Sandbox>,
-        record: ContainerRecord,
-        heard: Option<Report>,
-        supervised: bool,
-    ) -> Arc<Container> {
-        let container = Container::new(sandbox.clone(), record, None);
-        let report = heard.or_else(|| last_report(&container));
+    fn adopt_container(&self, sandbox: &Sandbox, container: &Arc<Container>, heard: Option<Report>, supervised: bool) {
+        let report = heard.or_else(|| last_report(container));
         // One that never came to its start is as good as just made.
         let started = report.filter(|report| report.state != State::Created);
-        container.report.send_replace(started);
-        lock(&self.containers).insert(container.id.clone(), container.clone());
-        if !supervised {
-            self.lose_container(&container);
+        // An announcement of its end is the newer one.
+        container.report.send_if_modified(|known| {
+            let newer = !has_ended(known);
+            if newer {
+                *known = started;
+            }
+            newer
+        });
+        if !supervised || sandbox.supervisor.borrow().is_none() {
+            self.lose_container(container);
         }
-        container
     }
 
     async fn gc(&self) -> Result<()> {

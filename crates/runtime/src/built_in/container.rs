@@ -47,7 +47,7 @@ struct Images<'a> {
 }
 
 /// Whether a container's report tells of its end.
-fn has_ended(report: &Option<Report>) -> bool {
+pub(super) fn has_ended(report: &Option<Report>) -> bool {
     report.as_ref().is_some_and(|report| report.state == State::Exited)
 }
 

@@ -222,6 +222,10 @@ impl Inner {
             self.lose_container(&container);
         }
         sandbox.supervisor.send_replace(None);
+        // And whoever was just being adopted, and asked for the supervisor before.
+        for container in self.containers_of(&sandbox.id) {
+            self.lose_container(&container);
+        }
         let expected = !std::mem::take(&mut lock(&sandbox.record).ready);
         if !expected {
             tracing::warn!(sandbox = sandbox.id, "pod supervisor ended unexpectedly");
