@@ -90,6 +90,9 @@ pub(crate) fn put(root: &Path, pod: &Pod, name: &str, content: &[u8]) -> io::Res
     fs::rename(fresh, folder.join(name))
 }
 
+/// The folder of a pod's volumes, in its own.
+pub const FOLDER: &str = "volumes";
+
 /// Where a volume lies.
 pub fn folder(roots: &Roots, pod: &Pod, volume: &Volume) -> PathBuf {
     let kind = match () {
@@ -103,7 +106,7 @@ pub fn folder(roots: &Roots, pod: &Pod, volume: &Volume) -> PathBuf {
         return PathBuf::from(&source.path);
     }
     let root = if volume.empty_dir.is_some() { &roots.disk } else { &roots.memory };
-    pod_folder(root, pod).join("volumes").join(format!("kubernetes.io~{kind}")).join(&volume.name)
+    pod_folder(root, pod).join(FOLDER).join(format!("kubernetes.io~{kind}")).join(&volume.name)
 }
 
 /// Puts every volume of a pod in place. Repeated, it changes only what is different.

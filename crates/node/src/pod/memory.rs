@@ -108,7 +108,7 @@ pub struct Memory {
     pub under_way: BTreeSet<String>,
     /// When a failed step may be tried again, by what it is about.
     pub retry_at: BTreeMap<String, Mono>,
-    /// What of an ending pod is done: it is out of the `rules`, and the `pod` is cleaned up.
+    /// What of an ending pod is done: it is out of the `rules`, its `volumes` are removed, and the `pod` is cleaned up.
     pub stopping: BTreeSet<String>,
     /// Why the pod does not get the resources that it asks for now: reason and message.
     pub resize_pending: Option<Waiting>,

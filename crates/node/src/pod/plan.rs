@@ -47,6 +47,8 @@ pub enum Step {
     StopSandbox { id: String },
     /// Stop and forget a sandbox that another one has replaced: a half made one of an agent that was killed, or a lost one.
     RemoveSandbox { id: String },
+    /// Remove the volumes of a pod that has ended: what it wrote there is of use to nobody, and the node may be short of room.
+    RemoveVolumes,
     /// Take the pod out of this node's service rules.
     Withdraw,
     /// Remove sandboxes, containers, volumes and files: nothing of the pod is left on the node.
@@ -72,9 +74,11 @@ impl Step {
     /// What the step is about: at most one step about a thing runs at a time.
     pub fn subject(&self) -> String {
         match self {
-            Step::PrepareVolumes | Step::CreateSandbox { .. } | Step::StopSandbox { .. } | Step::CleanUp => {
-                "pod".into()
-            }
+            Step::PrepareVolumes
+            | Step::CreateSandbox { .. }
+            | Step::StopSandbox { .. }
+            | Step::RemoveVolumes
+            | Step::CleanUp => "pod".into(),
             Step::Withdraw => "rules".into(),
             Step::Start { name, .. } | Step::Kill { name, .. } | Step::Resize { name, .. } => {
                 format!("container {name}")
@@ -234,21 +238,26 @@ pub fn ended(pod: &Pod, spec: &PodSpec, seen: &Seen) -> bool {
         || spec.containers.iter().all(|container| for_good(Role::Main, container).is_some())
 }
 
-/// What remains of a pod that has ended: its sandbox is of no use, its containers stay for their logs.
+/// What remains of a pod that has ended: its sandbox and its volumes are of no use, its containers stay for their logs.
+/// Upstream: `SyncTerminatingPod` and `SyncTerminatedPod`.
 fn ended_plan(spec: &PodSpec, seen: &Seen, memory: &Memory, now: Mono) -> Plan {
     let of_verdict = memory.verdict.as_ref().and_then(|verdict| verdict.grace_seconds);
     let of_pod = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
     let (mut steps, again_within) = end::kills(spec, seen, memory, of_verdict.or(of_pod).unwrap_or(30), now);
     if seen.running().next().is_none() {
-        steps.extend(
-            seen.sandboxes
-                .iter()
-                .filter(|sandbox| sandbox.state == PodSandboxState::Ready)
-                .take(1)
-                .map(|sandbox| Step::StopSandbox { id: sandbox.id.clone() }),
-        );
+        let mut ready = seen.sandboxes.iter().filter(|sandbox| sandbox.state == PodSandboxState::Ready);
+        match ready.next() {
+            Some(sandbox) => steps.push(Step::StopSandbox { id: sandbox.id.clone() }),
+            None if memory.stopping.contains("volumes") || is_starting(memory) => {}
+            None => steps.push(Step::RemoveVolumes),
+        }
     }
     Plan { finished: steps.is_empty() && again_within.is_none(), steps, again_within, ..Plan::default() }
+}
+
+/// Whether a container is just being started or ended.
+fn is_starting(memory: &Memory) -> bool {
+    memory.under_way.iter().any(|subject| subject.starts_with("container "))
 }
 
 fn kill(container: &ContainerStatus, grace_seconds: u64, why: Why) -> Step {
@@ -263,8 +272,7 @@ fn ending(spec: &PodSpec, seen: &Seen, memory: &Memory, grace_seconds: u64, now:
     if seen.running().next().is_some() {
         return Plan { steps, again_within, ..Plan::default() };
     }
-    let starting = memory.under_way.iter().any(|subject| subject.starts_with("container "));
-    if starting {
+    if is_starting(memory) {
         return Plan::default();
     }
     if memory.stopping.contains("pod") {

@@ -81,6 +81,8 @@ pub enum Effect {
     },
     /// The pod is out of the rules.
     Withdrawn,
+    /// The pod has no volumes any more.
+    Emptied,
     /// Nothing of the pod is left on the node.
     Cleaned,
     /// A pull failed.
@@ -133,6 +135,7 @@ pub async fn run(context: &Context, subject: &Subject, step: &Step) -> Went {
             }
             Went::Well(Effect::Withdrawn)
         }
+        Step::RemoveVolumes => remove_volumes(context, subject).await,
         Step::CleanUp => clean_up(context, subject).await,
     }
 }
@@ -770,6 +773,33 @@ async fn resize(context: &Context, subject: &Subject, (id, name): (&str, &str)) 
 }
 
 /// Removes everything of a pod from the node.
+/// Removes what a pod that has ended had mounted, and its control groups. What its containers said stays.
+async fn remove_volumes(context: &Context, subject: &Subject) -> Went {
+    let roots = [&context.roots.disk, &context.roots.memory];
+    let folders = roots.map(|root| volume::pod_folder(root, &subject.pod).join(volume::FOLDER));
+    match remove_all(context, subject, folders).await {
+        Ok(()) => Went::Well(Effect::Emptied),
+        Err(error) => {
+            tracing::warn!(pod = name(&subject.pod), %error, "volumes of an ended pod not removed");
+            Went::Failed(RETRY)
+        }
+    }
+}
+
+/// Removes these folders of a pod, and its control groups.
+async fn remove_all<const COUNT: usize>(
+    context: &Context,
+    subject: &Subject,
+    folders: [std::path::PathBuf; COUNT],
+) -> std::io::Result<()> {
+    let (cgroups, uid) = (context.cgroups.clone(), super::uid(&subject.pod).to_owned());
+    let remove = move || {
+        folders.iter().try_for_each(|folder| mounted::remove(folder))?;
+        cgroups.remove(&uid)
+    };
+    stdx::blocking(remove).await.unwrap_or_else(|lost| Err(std::io::Error::other(lost)))
+}
+
 async fn clean_up(context: &Context, subject: &Subject) -> Went {
     for sandbox in &subject.seen.sandboxes {
         let stopped = context.runtime.stop_pod_sandbox(&sandbox.id).await;
@@ -783,13 +813,7 @@ async fn clean_up(context: &Context, subject: &Subject) -> Went {
             return Went::Failed(RETRY);
         }
     }
-    let (folders, cgroups) = (folders(context, &subject.pod), context.cgroups.clone());
-    let uid = super::uid(&subject.pod).to_owned();
-    let remove = move || {
-        folders.iter().try_for_each(|folder| mounted::remove(folder))?;
-        cgroups.remove(&uid)
-    };
-    match stdx::blocking(remove).await.unwrap_or_else(|lost| Err(std::io::Error::other(lost))) {
+    match remove_all(context, subject, folders(context, &subject.pod)).await {
         Ok(()) => {
             context.rules.forget(super::uid(&subject.pod));
             context.kept.forget(super::uid(&subject.pod));

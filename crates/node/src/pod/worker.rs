@@ -361,6 +361,7 @@ impl Worker {
                 memory.restarts.insert(cause, tries);
             }
             Effect::Withdrawn => drop(memory.stopping.insert("rules".into())),
+            Effect::Emptied => drop(memory.stopping.insert("volumes".into())),
             Effect::Cleaned => drop(memory.stopping.insert("pod".into())),
             Effect::PullFailed { image, why } => {
                 let now = wall();

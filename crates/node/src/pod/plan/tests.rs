@@ -76,6 +76,7 @@ fn shown(plan: &Plan) -> Vec<String> {
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::StopSandbox { id } => format!("stop {id}"),
         Step::RemoveSandbox { id } => format!("forget {id}"),
+        Step::RemoveVolumes => "remove volumes".into(),
         Step::Withdraw => "withdraw".into(),
         Step::CleanUp => "clean up".into(),
     };
@@ -206,6 +207,22 @@ fn a_pod_ends_in_order() {
     assert_eq!(next(&memory, &seen), (vec!["clean up".into()], false));
     memory.stopping.insert("pod".into());
     assert_eq!(next(&memory, &Seen::default()), (vec![], true));
+}
+
+#[test]
+fn a_pod_that_has_ended_gives_back_what_it_does_not_need_for_its_logs() {
+    let pod = pod(r#""restartPolicy":"Never","containers":[{"name":"a"}]"#);
+    let mut memory = ready();
+    let mut seen = up([exited("a", 1)]);
+    check(&pod, &seen, &memory, &["stop s0"]);
+    seen.sandboxes = vec![sandbox(0, PodSandboxState::NotReady)];
+    memory.under_way.insert("container a".into());
+    check(&pod, &seen, &memory, &[]);
+    memory.under_way.clear();
+    check(&pod, &seen, &memory, &["remove volumes"]);
+    memory.stopping.insert("volumes".into());
+    let last = plan(&pod, Stage::Wanted, &seen, &memory, moment());
+    assert_eq!((shown(&last), last.finished), (vec![], true));
 }
 
 #[test]
