@@ -136,9 +136,8 @@ pub struct OfNode {
     /// What pods may not have, for the machine's sake.
     #[arg(long, default_value = "", value_name = "NAME=AMOUNT,…")]
     pub system_reserved: String,
-    /// Bounds below which pods are ended, in place of memory.available<100Mi and 5 % of the disk and of its inodes.
-    #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
-    pub eviction_hard: Option<String>,
+    #[command(flatten)]
+    pub eviction: Eviction,
     /// Folder of static pods: manifests that this node runs with or without an API.
     #[arg(long, value_name = "FOLDER")]
     pub pod_manifest_path: Option<PathBuf>,
@@ -148,6 +147,29 @@ pub struct OfNode {
     /// Kernel parameters of pods' own that pods may set although they are not safe; `*` at the end for all that begin so.
     #[arg(long, value_name = "SYSCTL", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+}
+
+/// When a node that runs short ends pods.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Eviction {
+    /// Bounds below which pods are ended at once, in place of memory.available<100Mi and 5 % of the disk and of its inodes.
+    #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
+    pub eviction_hard: Option<String>,
+    /// Bounds below which pods are ended after a grace period, with time to end.
+    #[arg(long, default_value = "", value_name = "SIGNAL<AMOUNT,…")]
+    pub eviction_soft: String,
+    /// How long there has to be less than a soft bound, for each of them.
+    #[arg(long, default_value = "", value_name = "SIGNAL=DURATION,…")]
+    pub eviction_soft_grace_period: String,
+    /// Longest time that a pod has to end for a soft bound; with 0, the time that it asks for.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub eviction_max_pod_grace_period: u64,
+    /// What has to be left beyond a bound before no more pods are ended for it.
+    #[arg(long, default_value = "", value_name = "SIGNAL=AMOUNT,…")]
+    pub eviction_minimum_reclaim: String,
+    /// How long a node goes on telling of a pressure that has passed.
+    #[arg(long, default_value = "5m", value_name = "DURATION")]
+    pub eviction_pressure_transition_period: String,
 }
 
 /// `isopod down`

@@ -16,6 +16,7 @@ use net::input::Protocol;
 use net::peers::PeerRoutes;
 use net::rules::NodeFacts as RuleFacts;
 use node::cgroup::Cgroups;
+use node::evict::Bounds;
 use node::pod::create::NodeFacts;
 use node::register::{Machine, Registration};
 use node::reserve::{self, Reserved};
@@ -180,13 +181,19 @@ fn prepared(mut pod: api::value::Value) -> Result<core::Pod, String> {
 fn reserved(said: &OfNode) -> anyhow::Result<Reserved> {
     let kube = reserve::resources(&said.kube_reserved).map_err(|wrong| format!("--kube-reserved: {wrong}"));
     let system = reserve::resources(&said.system_reserved).map_err(|wrong| format!("--system-reserved: {wrong}"));
-    let text = said.eviction_hard.as_deref().unwrap_or(evict::DEFAULT);
-    let thresholds = evict::thresholds(text).map_err(|wrong| format!("--eviction-hard: {wrong}"));
-    match (kube, system, thresholds) {
-        (Ok(kube), Ok(system), Ok(thresholds)) => Ok(Reserved { kube, system, thresholds, pods_max: said.max_pods }),
-        (kube, system, thresholds) => {
-            let wrong: Vec<String> = [kube.err(), system.err(), thresholds.err()].into_iter().flatten().collect();
-            bail!("{}", wrong.join("; "))
+    let bounds = Bounds::read(&evict::Said {
+        hard: said.eviction.eviction_hard.as_deref().unwrap_or(evict::DEFAULT),
+        soft: &said.eviction.eviction_soft,
+        soft_grace_period: &said.eviction.eviction_soft_grace_period,
+        minimum_reclaim: &said.eviction.eviction_minimum_reclaim,
+        pressure_transition_period: &said.eviction.eviction_pressure_transition_period,
+        max_pod_grace_period: said.eviction.eviction_max_pod_grace_period,
+    });
+    match (kube, system, bounds) {
+        (Ok(kube), Ok(system), Ok(bounds)) => Ok(Reserved { kube, system, bounds, pods_max: said.max_pods }),
+        (kube, system, bounds) => {
+            let wrong: Vec<String> = [kube.err(), system.err()].into_iter().flatten().collect();
+            bail!("{}", [wrong, bounds.err().unwrap_or_default()].concat().join("; "))
         }
     }
 }

@@ -117,28 +117,11 @@ impl Wanted {
     }
 }
 
-/// Go's way to write durations, as far as people use it: `90m`, `1h30m`, `24h`, `0`.
+/// The whole seconds of a duration as Go writes it: `90m`, `1h30m`, `24h`, `0`.
 pub fn seconds(option: &str, text: &str) -> anyhow::Result<u64> {
-    let wrong = || format!("{option}: {text:?} is not a duration such as 90m or 24h");
-    if text == "0" {
-        return Ok(0);
-    }
-    let (mut all, mut number) = (0_u64, String::new());
-    for character in text.chars() {
-        if character.is_ascii_digit() {
-            number.push(character);
-            continue;
-        }
-        let unit = match character {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            _ => bail!(wrong()),
-        };
-        let count: u64 = std::mem::take(&mut number).parse().with_context(wrong)?;
-        all = count.checked_mul(unit).and_then(|part| all.checked_add(part)).with_context(wrong)?;
-    }
-    if text.is_empty() || !number.is_empty() { bail!(wrong()) } else { Ok(all) }
+    let nanos = api::codec::parse_duration(text).ok().and_then(|nanos| u64::try_from(nanos).ok());
+    let nanos = nanos.with_context(|| format!("{option}: {text:?} is not a duration such as 90m or 24h"))?;
+    Ok(Duration::from_nanos(nanos).as_secs())
 }
 
 fn letters(count: usize) -> String {

@@ -21,7 +21,7 @@ use stdx::{BoxFuture, Mono, TaskTree, mono};
 use crate::admit::{self, Refusal};
 use crate::cgroup::Cgroups;
 use crate::checkpoint;
-use crate::evict::{self, Held};
+use crate::evict;
 use crate::orphans;
 use crate::pod::create::NodeFacts;
 use crate::pod::env::Sources;
@@ -85,7 +85,7 @@ pub struct Context {
     /// Which images were pulled with whose credentials.
     pub pulled: Records,
     /// What the node runs short of, as it is told.
-    pub pressure: Mutex<Held>,
+    pub pressure: Mutex<evict::Watch>,
     /// Tokens that pods' volumes hold.
     pub kept: Kept,
     /// Users that pods have of their own.

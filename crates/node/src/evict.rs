@@ -1,173 +1,63 @@
 //! When a node that runs short ends pods, which it ends first, and what it says. Pure.
 //!
-//! Upstream: `pkg/kubelet/eviction`: hard thresholds, signals, ranking and words.
+//! Upstream: `pkg/kubelet/eviction`: thresholds, signals, ranking and words.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-use api::quantity::Quantity;
 
 use stdx::Mono;
 
+pub use bounds::{AT_ONCE_SECONDS, Bounds, DEFAULT, Said, Signal, Threshold};
+
 use crate::pressure::{Pressure, Room};
 
-/// Upstream's defaults on Linux, but for disk: a tenth or more of a large disk is room enough, and a machine that has other
-/// work than pods is often filled that far. k3s draws the line there, too.
-pub const DEFAULT: &str =
-    "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%";
+mod bounds;
 
-/// What is measured. The order is that in which shortages are seen to. Upstream: `byEvictionPriority`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Signal {
-    MemoryAvailable,
-    NodefsAvailable,
-    ImagefsAvailable,
-    NodefsInodesFree,
-    ImagefsInodesFree,
-    PidAvailable,
-}
-
-const SIGNALS: [(&str, Signal); 6] = [
-    ("memory.available", Signal::MemoryAvailable),
-    ("nodefs.available", Signal::NodefsAvailable),
-    ("nodefs.inodesFree", Signal::NodefsInodesFree),
-    ("imagefs.available", Signal::ImagefsAvailable),
-    ("imagefs.inodesFree", Signal::ImagefsInodesFree),
-    ("pid.available", Signal::PidAvailable),
-];
-
-impl Signal {
-    /// The resource that is short, as messages name it. Upstream: `signalToResource`.
-    pub const fn resource(self) -> &'static str {
-        match self {
-            Signal::MemoryAvailable => "memory",
-            Signal::NodefsAvailable | Signal::ImagefsAvailable => "ephemeral-storage",
-            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => "inodes",
-            Signal::PidAvailable => "pids",
-        }
-    }
-
-    /// Capacity and what is left of it. Images lie on the file system of pods.
-    fn observed(self, room: &Room) -> (u64, u64) {
-        match self {
-            Signal::MemoryAvailable => room.memory,
-            Signal::NodefsAvailable | Signal::ImagefsAvailable => room.disk,
-            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => room.inodes,
-            Signal::PidAvailable => room.pids,
-        }
-    }
-}
-
-/// As much as has to be left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Least {
-    Amount(u64),
-    /// Of the capacity, in thousandths of a percent.
-    Share(u64),
-}
-
-/// A bound below which pods are ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Threshold {
-    pub signal: Signal,
-    least: Least,
-}
-
-impl Threshold {
-    /// The least that must be left, of this capacity.
-    pub fn quantity(&self, capacity: u64) -> u64 {
-        match self.least {
-            Least::Amount(amount) => amount,
-            Least::Share(share) => {
-                u64::try_from(u128::from(capacity) * u128::from(share) / 100_000).unwrap_or(u64::MAX)
-            }
-        }
-    }
-
-    /// Capacity and what is left, when that is too little. What cannot be measured is never short.
-    fn met(&self, room: &Room) -> Option<(u64, u64)> {
-        let (capacity, available) = self.signal.observed(room);
-        (capacity > 0 && available < self.quantity(capacity)).then_some((capacity, available))
-    }
-}
-
-/// Reads `SIGNAL<AMOUNT,…`; all faults at once. An amount of 0 or 0% switches a signal off.
-///
-/// # Errors
-/// What is wrong with which part.
-pub fn thresholds(text: &str) -> Result<Vec<Threshold>, String> {
-    let (mut found, mut wrong) = (Vec::new(), Vec::new());
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match threshold(part) {
-            Ok(threshold) if matches!(threshold.least, Least::Amount(0) | Least::Share(0)) => {}
-            Ok(threshold) => found.push(threshold),
-            Err(why) => wrong.push(format!("{part:?}: {why}")),
-        }
-    }
-    found.sort_by_key(|threshold| threshold.signal);
-    if wrong.is_empty() { Ok(found) } else { Err(wrong.join("; ")) }
-}
-
-fn threshold(part: &str) -> Result<Threshold, &'static str> {
-    let (signal, amount) = part.split_once('<').ok_or("is not SIGNAL<AMOUNT")?;
-    let signal = SIGNALS.iter().find(|(name, _)| *name == signal).ok_or("unknown signal")?.1;
-    let least = match amount.strip_suffix('%') {
-        Some(percent) => {
-            let percent: f64 = percent.parse().map_err(|_| "is no percentage")?;
-            if !(0.0..=100.0).contains(&percent) {
-                return Err("is no percentage");
-            }
-            Least::Share((percent * 1000.0) as u64)
-        }
-        None => {
-            let amount = Quantity::parse(amount).map_err(|_| "is no amount")?.value();
-            Least::Amount(u64::try_from(amount).map_err(|_| "is negative")?)
-        }
-    };
-    Ok(Threshold { signal, least })
-}
-
-/// What the node runs short of.
-pub fn pressure(thresholds: &[Threshold], room: &Room) -> Pressure {
-    let mut pressure = Pressure::default();
-    for threshold in thresholds.iter().filter(|threshold| threshold.met(room).is_some()) {
-        match threshold.signal.resource() {
-            "memory" => pressure.memory = true,
-            "pids" => pressure.pids = true,
-            _ => pressure.disk = true,
-        }
-    }
-    pressure
-}
-
-/// How long a pressure stays told after it has passed, so that pods do not come and go with it. Upstream:
-/// `evictionPressureTransitionPeriod`.
-const TRANSITION: Duration = Duration::from_secs(300);
-
-/// Pressures as they are told.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Held {
+/// What was short at the looks so far: since when, and what is told of it.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    since: BTreeMap<Threshold, Mono>,
+    /// Those for which pods were to end at the last look. They count until what they reclaim at least is there.
+    unresolved: Vec<Threshold>,
     memory: Option<Mono>,
     disk: Option<Mono>,
     pids: Option<Mono>,
     told: Pressure,
 }
 
-impl Held {
-    /// Takes in what is short at `now`; what is to be told.
-    pub fn see(&mut self, short: Pressure, now: Mono) -> Pressure {
-        let held = |last: &mut Option<Mono>, short: bool| {
-            if short {
+impl Watch {
+    /// Takes in what there is at `now`; the shortage to see to first. A bound with a grace period is told of at once, and has no
+    /// pod ended before that has passed. Upstream: `managerImpl.synchronize`.
+    pub fn see(&mut self, bounds: &Bounds, room: &Room, now: Mono) -> Option<Shortage> {
+        let met = |threshold: &&Threshold| {
+            threshold.met(room) || (self.unresolved.contains(threshold) && !threshold.resolved(room))
+        };
+        let met: Vec<Threshold> = bounds.thresholds.iter().filter(met).copied().collect();
+        self.since.retain(|threshold, _| met.contains(threshold));
+        for threshold in &met {
+            self.since.entry(*threshold).or_insert(now);
+        }
+        self.tell(&met, bounds.transition, now);
+        let ripe =
+            |threshold: &&Threshold| self.since.get(threshold).is_some_and(|since| now - *since >= threshold.grace);
+        self.unresolved = met.iter().filter(ripe).copied().collect();
+        self.unresolved.first().map(|threshold| threshold.shortage(room, bounds.pod_grace_seconds_max))
+    }
+
+    /// A pressure stays told for a while after it has passed, so that pods do not come and go with it.
+    fn tell(&mut self, met: &[Threshold], transition: Duration, now: Mono) {
+        let held = |last: &mut Option<Mono>, resources: &[&str]| {
+            if met.iter().any(|threshold| resources.contains(&threshold.signal.resource())) {
                 *last = Some(now);
             }
-            last.is_some_and(|last| now - last < TRANSITION)
+            last.is_some_and(|last| now == last || now - last < transition)
         };
         self.told = Pressure {
-            memory: held(&mut self.memory, short.memory),
-            disk: held(&mut self.disk, short.disk),
-            pids: held(&mut self.pids, short.pids),
+            memory: held(&mut self.memory, &["memory"]),
+            disk: held(&mut self.disk, &["ephemeral-storage", "inodes"]),
+            pids: held(&mut self.pids, &["pids"]),
         };
-        self.told
     }
 
     /// What was told last.
@@ -201,20 +91,14 @@ pub struct Candidate {
     pub containers: Vec<(String, u64, u64)>,
 }
 
-/// The shortage to see to first.
-pub fn shortage(thresholds: &[Threshold], room: &Room) -> Option<Shortage> {
-    thresholds.iter().find_map(|threshold| {
-        let (capacity, available) = threshold.met(room)?;
-        Some(Shortage { signal: threshold.signal, quantity: threshold.quantity(capacity), available })
-    })
-}
-
 /// One thing that is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
     pub signal: Signal,
     pub quantity: u64,
     pub available: u64,
+    /// Longest time that a pod has for its end; its own, if that is shorter.
+    pub grace_seconds_max: u64,
 }
 
 /// The pods in the order in which they end: those that use more than they asked for, then the less important, then those
@@ -273,15 +157,25 @@ mod tests {
         Room { memory: (8 * GIB, GIB), disk: (100, 15), inodes: (100, 5), pids: (1000, 500) }
     }
 
+    fn at(second: u64) -> Mono {
+        Mono(Duration::from_secs(second))
+    }
+
+    fn short_of_memory(mebibytes: u64) -> Room {
+        Room { memory: (8 * GIB, mebibytes << 20), ..plenty() }
+    }
+
     #[track_caller]
     fn check(room: Room, expected: Pressure) {
-        assert_eq!(pressure(&thresholds(DEFAULT).unwrap(), &room), expected, "{room:?}");
+        let mut watch = Watch::default();
+        watch.see(&Bounds::default(), &room, at(0));
+        assert_eq!(watch.told(), expected, "{room:?}");
     }
 
     #[test]
     fn tells_what_is_short() {
         check(plenty(), Pressure::default());
-        check(Room { memory: (8 * GIB, 99 << 20), ..plenty() }, Pressure { memory: true, ..Pressure::default() });
+        check(short_of_memory(99), Pressure { memory: true, ..Pressure::default() });
         check(Room { disk: (100, 5), ..plenty() }, Pressure::default());
         check(Room { disk: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
         check(Room { inodes: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
@@ -290,28 +184,68 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_are_read_and_all_faults_told() {
-        let read = thresholds("pid.available<5%,memory.available<1Gi,nodefs.available<0%").unwrap();
-        assert_eq!(
-            read.iter().map(|one| one.signal).collect::<Vec<_>>(),
-            [Signal::MemoryAvailable, Signal::PidAvailable]
-        );
-        assert_eq!((read[0].quantity(1), read[1].quantity(1000)), (GIB, 50));
-        let wrong = thresholds("memory.available<x,swap.free<1,nodefs.available<101%").unwrap_err();
-        assert_eq!(
-            wrong,
-            r#""memory.available<x": is no amount; "swap.free<1": unknown signal; "nodefs.available<101%": is no percentage"#
-        );
+    fn a_pressure_stays_told_for_five_minutes() {
+        let (mut watch, bounds) = (Watch::default(), Bounds::default());
+        let mut told = |room: &Room, second: u64| {
+            watch.see(&bounds, room, at(second));
+            watch.told().memory
+        };
+        assert!(told(&short_of_memory(10), 1000));
+        assert!(told(&plenty(), 1299));
+        assert!(!told(&plenty(), 1300));
+    }
+
+    /// What is short at each of these moments: the quantity of the bound, in MiB.
+    #[track_caller]
+    fn check_looks(said: Said<'_>, looks: &[(u64, u64, Option<u64>)]) {
+        let (mut watch, bounds) = (Watch::default(), Bounds::read(&said).unwrap());
+        for (second, left, expected) in looks {
+            let shortage = watch.see(&bounds, &short_of_memory(*left), at(*second));
+            assert_eq!(shortage.map(|shortage| shortage.quantity >> 20), *expected, "{left} MiB at {second} s");
+        }
     }
 
     #[test]
-    fn a_pressure_stays_told_for_five_minutes() {
-        let mut held = Held::default();
-        let at = |second: u64| Mono(Duration::from_secs(second));
-        let short = Pressure { memory: true, ..Pressure::default() };
-        assert!(held.see(short, at(1000)).memory);
-        assert!(held.see(Pressure::default(), at(1299)).memory);
-        assert!(!held.see(Pressure::default(), at(1300)).memory);
+    fn a_soft_bound_waits_for_its_grace_period_without_a_break() {
+        let said = Said {
+            hard: "memory.available<100Mi",
+            soft: "memory.available<300Mi",
+            soft_grace_period: "memory.available=30s",
+            ..Said::default()
+        };
+        let looks = [
+            (0, 200, None),
+            (20, 200, None),
+            // A hard bound does not wait.
+            (25, 50, Some(100)),
+            (30, 200, Some(300)),
+            (40, 300, None),
+            (50, 200, None),
+            (80, 200, Some(300)),
+        ];
+        check_looks(said, &looks);
+    }
+
+    #[test]
+    fn so_much_is_reclaimed_at_least() {
+        let said = Said { hard: "memory.available<100Mi", minimum_reclaim: "memory.available=50Mi", ..Said::default() };
+        let looks = [(0, 120, None), (10, 90, Some(100)), (20, 120, Some(100)), (30, 150, None), (40, 120, None)];
+        check_looks(said, &looks);
+    }
+
+    #[test]
+    fn only_a_soft_bound_leaves_pods_time() {
+        let said = Said {
+            hard: "pid.available<600",
+            soft: "memory.available<1Gi",
+            soft_grace_period: "memory.available=1s",
+            max_pod_grace_period: 20,
+            ..Said::default()
+        };
+        let (mut watch, bounds) = (Watch::default(), Bounds::read(&said).unwrap());
+        let seconds = |shortage: Option<Shortage>| shortage.map(|shortage| shortage.grace_seconds_max);
+        assert_eq!(seconds(watch.see(&bounds, &short_of_memory(10), at(0))), Some(1), "of processes there are too few");
+        assert_eq!(seconds(watch.see(&bounds, &short_of_memory(10), at(1))), Some(20));
     }
 
     #[test]
@@ -347,8 +281,7 @@ mod tests {
 
     #[test]
     fn the_message_is_upstreams() {
-        let room = Room { memory: (8 * GIB, 50 << 20), ..plenty() };
-        let shortage = shortage(&thresholds(DEFAULT).unwrap(), &room).unwrap();
+        let shortage = Watch::default().see(&Bounds::default(), &short_of_memory(50), at(0)).unwrap();
         assert_eq!(
             shortage.message(&pod("p", 0, 2 << 20, 0)),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 2Mi, \

@@ -20,7 +20,6 @@ use reconcile::{Note, Reference, Severity};
 use stdx::{Backoff, mono, wall};
 
 use crate::agent::Context;
-use crate::evict;
 use crate::pressure::{Pressure, Room};
 use crate::reserve::{Capacity, Reserved};
 
@@ -220,8 +219,11 @@ impl Registration {
 
     async fn status(&self, context: &Context, before: Option<&NodeStatus>) -> NodeStatus {
         let (machine, runtime) = (&self.machine, &*context.runtime);
-        let short = evict::pressure(&self.reserved.thresholds, &Room::read(&machine.disk));
-        let pressure = context.pressure.lock().expect("no holder of this lock panics").see(short, mono());
+        let pressure = {
+            let mut watch = context.pressure.lock().expect("no holder of this lock panics");
+            watch.see(&self.reserved.bounds, &Room::read(&machine.disk), mono());
+            watch.told()
+        };
         let version = runtime.version().await.unwrap_or_default();
         let runtime_status = runtime.status().await;
         if let Err(error) = &runtime_status {

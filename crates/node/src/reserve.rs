@@ -8,7 +8,7 @@ use api::decide::resources::Resources;
 use api::quantity::Quantity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
 
-use crate::evict::{self, Signal, Threshold};
+use crate::evict::{Bounds, Signal};
 
 /// Pods on a node. Upstream: `maxPods`.
 pub const PODS_MAX: u32 = 110;
@@ -22,7 +22,8 @@ pub struct Reserved {
     pub kube: Resources,
     /// For the rest of the machine.
     pub system: Resources,
-    pub thresholds: Vec<Threshold>,
+    /// What eviction keeps free.
+    pub bounds: Bounds,
     pub pods_max: u32,
 }
 
@@ -31,7 +32,7 @@ impl Default for Reserved {
         Reserved {
             kube: Resources::default(),
             system: Resources::default(),
-            thresholds: evict::thresholds(evict::DEFAULT).expect("the default is well formed"),
+            bounds: Bounds::default(),
             pods_max: PODS_MAX,
         }
     }
@@ -87,7 +88,8 @@ impl Reserved {
         let cpu = if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{}m", milli.max(0)) };
         all.insert("cpu".into(), QuantityText(cpu));
         let bytes = |name: &str, capacity: u64, signal: Signal| {
-            let evicted = self.thresholds.iter().find(|threshold| threshold.signal == signal);
+            let mut hard = self.bounds.thresholds.iter().filter(|threshold| threshold.is_hard());
+            let evicted = hard.find(|threshold| threshold.signal == signal);
             let evicted = evicted.map_or(0, |threshold| threshold.quantity(capacity));
             let (kube, system) = kept(name);
             let reserved = [kube, system].map(|amount| u64::try_from(amount.value()).unwrap_or(0));
@@ -118,7 +120,7 @@ mod tests {
         let reserved = Reserved {
             kube: resources("cpu=100m,memory=100Mi").unwrap(),
             system: resources("cpu=100m,ephemeral-storage=1Gi").unwrap(),
-            thresholds: vec![],
+            bounds: Bounds { thresholds: vec![], ..Bounds::default() },
             pods_max: 20,
         };
         assert_eq!(shown(&reserved), ["1800m", "4091904Ki", "106300440576", "20"]);

@@ -12,7 +12,7 @@ use stdx::disk::Usage;
 use stdx::{Mono, mono};
 
 use crate::agent::{Agent, is_critical};
-use crate::evict::{self, Candidate, Shortage, Signal};
+use crate::evict::{self, AT_ONCE_SECONDS, Candidate, Shortage, Signal};
 use crate::pod::memory::Verdict;
 use crate::pod::{containers, create, spec, uid};
 use crate::pressure::Room;
@@ -76,7 +76,7 @@ async fn restrain(agent: &Agent, restrained: &mut BTreeSet<String>) -> usize {
             continue;
         }
         if let Some(message) = storage::excess(pod, &storage::written(agent, pod).await) {
-            evict(agent, pod, message).await;
+            evict(agent, pod, message, AT_ONCE_SECONDS).await;
             restrained.insert(uid(pod).to_owned());
             ended += 1;
         }
@@ -84,17 +84,23 @@ async fn restrain(agent: &Agent, restrained: &mut BTreeSet<String>) -> usize {
     ended
 }
 
-/// Ends a pod at once. A hard threshold leaves no time. Upstream: `evictPod`.
-async fn evict(agent: &Agent, pod: &Pod, message: String) {
+/// Ends a pod, which gets no more time for that than this. Upstream: `evictPod`.
+async fn evict(agent: &Agent, pod: &Pod, message: String, grace_seconds_max: u64) {
     agent.context().tell(pod, "", Severity::Warning, "Evicted", message.clone());
-    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true };
+    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    let own = own.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(u64::MAX);
+    let grace_seconds = Some(own.min(grace_seconds_max).max(AT_ONCE_SECONDS));
+    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds, disrupted: true };
     agent.end(uid(pod), verdict).await;
 }
 
 /// Ends a pod where the node runs short of something.
 async fn relieve(agent: &Agent, relief: &mut Relief) {
     let registration = agent.registration();
-    let look = || evict::shortage(&registration.reserved.thresholds, &Room::read(&registration.machine.disk));
+    let look = || {
+        let mut watch = agent.context().pressure.lock().expect("no holder of this lock panics");
+        watch.see(&registration.reserved.bounds, &Room::read(&registration.machine.disk), mono())
+    };
     let Some(mut shortage) = look() else {
         relief.helpless = false;
         return;
@@ -123,7 +129,7 @@ async fn relieve(agent: &Agent, relief: &mut Relief) {
     };
     relief.helpless = false;
     if let Some(pod) = pods.iter().find(|pod| uid(pod) == first.uid) {
-        evict(agent, pod, shortage.message(&first)).await;
+        evict(agent, pod, shortage.message(&first), shortage.grace_seconds_max).await;
     }
     relief.ending = Some((first.uid, mono()));
 }

@@ -12,6 +12,7 @@ use cri::{DnsConfig, ExecSyncResponse, PodSandboxConfig, PodSandboxFilter, PodSa
 use k8s_openapi::api::core::v1::Service;
 use node::agent::Options;
 use node::cgroup::Cgroups;
+use node::evict::Bounds;
 use node::pod::create::NodeFacts;
 use node::register::{Machine, Registration};
 use node::reserve::Reserved;
@@ -184,7 +185,10 @@ fn options(around: &Surroundings, name: &str, cable: &Cable, runtime: FakeRuntim
                 ..Machine::default()
             },
             // What the machine that simulates runs short of is nothing to the simulated one.
-            reserved: Reserved { thresholds: Vec::new(), ..Reserved::default() },
+            reserved: Reserved {
+                bounds: Bounds { thresholds: Vec::new(), ..Bounds::default() },
+                ..Reserved::default()
+            },
         },
         // A machine without controllers enforces nothing.
         cgroups: Cgroups::open(&folder.join("cgroup"), "kubepods"),

@@ -18,7 +18,7 @@ pub use error::{DecodeError, EncodeError};
 pub use prune::prune;
 #[cfg(test)]
 pub(crate) use slots::FIELDS_MAX;
-pub use time::duration_text;
+pub use time::{duration_text, parse_duration};
 
 use crate::value::Value;
 

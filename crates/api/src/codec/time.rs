@@ -206,8 +206,11 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a Go duration such as `1h15m30.5s`, in nanoseconds; the error is worded as Go's.
-pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
+/// Reads a Go duration such as `1h15m30.5s`, in nanoseconds.
+///
+/// # Errors
+/// What is wrong with it, worded as Go words it.
+pub fn parse_duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (negative, mut rest) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
