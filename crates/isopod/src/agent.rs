@@ -39,6 +39,7 @@ pub async fn run(said: cli::args::Agent) -> anyhow::Result<()> {
         bail!("this machine cannot be a node yet:\n  - {}", missing.join("\n  - "));
     }
     paths.create()?;
+    machine::end_last();
     up::hold(&paths)?;
     while let End::Moved(from, to) = live(&said, &paths, &mut signals).await? {
         // The Node was made anew meanwhile. Nobody leads to addresses of the old range any more, so what has one ends.

@@ -167,6 +167,15 @@ pub fn faults(said: &OfNode) -> Vec<String> {
     wrong
 }
 
+/// Has the kernel end every other program first when memory runs out, also before what this one starts from now on. Without
+/// the privilege for that, it is ended as others are. Upstream: `--oom-score-adj` of kubelet and kube-proxy.
+pub fn end_last() {
+    const OOM_SCORE_ADJ: i32 = -999;
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()) {
+        tracing::info!(%error, "the kernel may end this program for want of memory like any other");
+    }
+}
+
 /// The address at which other machines find what listens at these.
 fn among_machines(bound: &[IpAddr]) -> Option<IpAddr> {
     let named = bound.iter().copied().find(|address| address.is_ipv4() && apiserver::may_be_dialed(*address));

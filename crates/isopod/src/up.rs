@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::ControlPlane;
 use crate::local_node::{self, LocalNode};
-use crate::machine::Settings;
+use crate::machine::{self, Settings};
 use crate::paths::Paths;
 use crate::{membership, node_dns, preflight, roles, token};
 
@@ -35,6 +35,7 @@ pub async fn run(up: cli::args::Up) -> anyhow::Result<()> {
         bail!("this machine cannot run a cluster yet:\n  - {}", missing.join("\n  - "));
     }
     paths.create()?;
+    machine::end_last();
     let tasks = TaskTree::default();
     let work = async {
         let cluster = start(&up, &settings, &paths, &tasks).await?;

@@ -89,16 +89,18 @@ pub(crate) fn exec(
         drop(sys::write(2, text.as_bytes()));
         sys::exit(1)
     }
-    process::fail(match enter(groups).and_then(|()| run(spec, users)) {
+    process::fail(match enter(groups, spec.oom_score_adj).and_then(|()| run(spec, users)) {
         Ok(()) => String::from("program ended before it began"),
         Err(text) => text,
     })
 }
 
-fn enter(groups: Option<&CgroupSpec>) -> Result<(), String> {
+fn enter(groups: Option<&CgroupSpec>, oom_score_adj: i32) -> Result<(), String> {
     if let Some(groups) = groups {
         cgroup::join(groups)?;
     }
+    // Else it had the supervisor's, which is ended last of all. The container's own /proc may be anything.
+    process::set_oom_score_adj(oom_score_adj);
     // The process namespace was entered by being born there.
     let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
     sys::setns(process::KEPT, kinds).during(|| "join namespaces".into())
