@@ -21,6 +21,7 @@ mod metrics;
 mod nodes;
 mod pods;
 mod podspec;
+mod pressure;
 mod rollouts;
 mod scheduling;
 mod security;
