@@ -14,6 +14,7 @@ use api::value::Value;
 use cli::args::{Output, Why};
 use cli::why::{self as judge, Finding, Kind, World};
 use client::{Client, ClientConfig, HttpTransport, ListOptions, LogOptions, Object, Target};
+use resources::{Backing, Facts, Scope};
 use serde_json::json;
 
 use crate::paths::Paths;
@@ -25,23 +26,6 @@ const LOG_LINES: u32 = 10;
 const LOG_BYTES_MAX: u32 = 4 << 10;
 /// Objects of a page of a list.
 const PAGE: u32 = 500;
-/// Kinds that may hold a namespace up: group, version, plural.
-const NAMESPACED: [(&str, &str, &str); 13] = [
-    ("", "v1", "pods"),
-    ("", "v1", "services"),
-    ("", "v1", "configmaps"),
-    ("", "v1", "secrets"),
-    ("", "v1", "serviceaccounts"),
-    ("", "v1", "endpoints"),
-    ("apps", "v1", "deployments"),
-    ("apps", "v1", "replicasets"),
-    ("coordination.k8s.io", "v1", "leases"),
-    ("discovery.k8s.io", "v1", "endpointslices"),
-    ("policy", "v1", "poddisruptionbudgets"),
-    ("rbac.authorization.k8s.io", "v1", "roles"),
-    ("rbac.authorization.k8s.io", "v1", "rolebindings"),
-];
-
 /// Reads, judges and prints.
 pub async fn run(asked: Why) -> anyhow::Result<()> {
     let config = config(&asked)?;
@@ -196,8 +180,11 @@ impl<'c> Reading<'c> {
             return Vec::new();
         }
         let mut left = Vec::new();
-        for (group, version, plural) in NAMESPACED {
-            left.extend(self.trees(Target::new(group, version, plural).namespace(meta::name(namespace)), None).await);
+        let kinds = resources::RESOURCES.iter().map(|kind| kind.facts());
+        let kept = |facts: &&Facts| facts.scope == Scope::Namespaced && matches!(facts.backing, Backing::Stored { .. });
+        for facts in kinds.filter(kept) {
+            let target = Target::new(facts.group, facts.version, facts.plural).namespace(meta::name(namespace));
+            left.extend(self.trees(target, None).await);
         }
         left
     }
