@@ -389,30 +389,48 @@ pub fn quota(milli: i64) -> i64 {
 /// Whom the kernel kills first when memory runs out. Upstream: `qos.GetContainerOOMScoreAdjust`.
 fn oom_score(pod: &Pod, container: &Container, memory_bytes: i64) -> i64 {
     let class = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).unwrap_or("BestEffort");
-    let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= 2_000_000_000);
     match class {
-        _ if critical => -997,
+        _ if is_node_critical(pod) => -997,
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-            let request = amount(requests, "memory").map(|quantity| quantity.value()).unwrap_or(0) + left_over(pod);
+            // A sidecar goes no sooner than what it serves.
+            let of_others = if is_sidecar(pod, container) { least_memory_request(&spec(pod)) } else { 0 };
+            let request = memory_request(container.resources.as_ref()).unwrap_or(0).max(of_others) + left_over(pod);
             let score = 1000 - 1000_i64.saturating_mul(request) / memory_bytes.max(1);
             score.clamp(3, 999)
         }
     }
 }
 
+/// Whether the node is of no use without the pod. The class has one priority, which admission gives. Upstream:
+/// `types.IsNodeCriticalPod`.
+fn is_node_critical(pod: &Pod) -> bool {
+    spec(pod).priority_class_name.as_deref() == Some("system-node-critical")
+}
+
+fn is_sidecar(pod: &Pod, container: &Container) -> bool {
+    let among_first = spec(pod).init_containers.iter().flatten().any(|init| init.name == container.name);
+    among_first && container.restart_policy.as_deref() == Some("Always")
+}
+
+fn memory_request(resources: Option<&ResourceRequirements>) -> Option<i64> {
+    let requests = resources.and_then(|resources| resources.requests.as_ref());
+    amount(requests, "memory").map(|quantity| quantity.value())
+}
+
+/// The least that one of the regular containers asks for.
+fn least_memory_request(spec: &PodSpec) -> i64 {
+    let requests = spec.containers.iter().map(|container| memory_request(container.resources.as_ref()).unwrap_or(0));
+    requests.min().unwrap_or(0)
+}
+
 /// A container's part of the memory that the pod as a whole requests beyond its containers. Upstream:
 /// `remainingPodMemReqPerContainer`.
 fn left_over(pod: &Pod) -> i64 {
     let spec = spec(pod);
-    let memory = |resources: Option<&ResourceRequirements>| {
-        let requests = resources.and_then(|resources| resources.requests.as_ref());
-        amount(requests, "memory").map(|quantity| quantity.value())
-    };
-    let Some(whole) = memory(spec.resources.as_ref()) else { return 0 };
-    let parts: i64 = spec.containers.iter().filter_map(|container| memory(container.resources.as_ref())).sum();
+    let Some(whole) = memory_request(spec.resources.as_ref()) else { return 0 };
+    let parts: i64 = spec.containers.iter().filter_map(|container| memory_request(container.resources.as_ref())).sum();
     let count = i64::try_from(spec.containers.len()).unwrap_or(i64::MAX);
     (whole - parts).max(0).checked_div(count).unwrap_or(0)
 }

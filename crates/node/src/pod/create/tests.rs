@@ -149,6 +149,25 @@ fn the_pods_group_and_profiles_are_given_on() {
 }
 
 #[test]
+fn only_what_the_node_cannot_do_without_is_spared() {
+    let score = |spec: &str| {
+        let pod = pod(&format!(r#"{spec},"containers":[{{"name":"a"}}]"#));
+        oom_score(&pod, &pod.spec.as_ref().unwrap().containers[0], 8 << 30)
+    };
+    assert_eq!(score(r#""priority":2000001000,"priorityClassName":"system-node-critical""#), -997);
+    assert_eq!(score(r#""priority":2000000000,"priorityClassName":"system-cluster-critical""#), 999);
+}
+
+#[test]
+fn a_sidecar_goes_no_sooner_than_what_it_serves() {
+    let pod = pod(r#""initContainers":[{"name":"s","restartPolicy":"Always"},{"name":"i"}],
+        "containers":[{"name":"a","resources":{"requests":{"memory":"1Gi"}}},{"name":"b","resources":{"requests":{"memory":"2Gi"}}}]"#);
+    let inits = pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap();
+    let score = |container: &Container| oom_score(&pod, container, 8 << 30);
+    assert_eq!((score(&inits[0]), score(&inits[1])), (875, 999));
+}
+
+#[test]
 fn what_a_pod_requests_as_a_whole_is_shared_out() {
     let mut pod = pod(r#""resources":{"requests":{"memory":"3Gi"}},
         "containers":[{"name":"a","resources":{"requests":{"memory":"1Gi"}}},{"name":"b"}]"#);
