@@ -79,7 +79,10 @@ pub fn hostname(pod: &Pod, node: &NodeFacts) -> String {
         return node.name.clone();
     }
     let said = |name: Option<String>| name.filter(|name| !name.is_empty());
-    let wanted = said(spec.hostname_override).or(said(spec.hostname)).unwrap_or_else(|| name(pod).to_owned());
+    if let Some(wanted) = said(spec.hostname_override) {
+        return wanted;
+    }
+    let wanted = said(spec.hostname).unwrap_or_else(|| name(pod).to_owned());
     wanted[..wanted.len().min(HOSTNAME_BYTES_MAX)].trim_end_matches(['-', '.']).to_owned()
 }
 

@@ -106,6 +106,9 @@ fn a_long_name_is_cut_to_a_host_name() {
     assert_eq!(hostname(&long, &node()), "a".repeat(62), "without the dash it would end with");
     long.spec.as_mut().unwrap().hostname = Some("mine".into());
     assert_eq!(hostname(&long, &node()), "mine");
+    // As long as the kernel takes it.
+    long.spec.as_mut().unwrap().hostname_override = Some("o".repeat(64));
+    assert_eq!(hostname(&long, &node()), "o".repeat(64));
 }
 
 #[test]
