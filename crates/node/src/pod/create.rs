@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::env::{ConfigError, expand};
 use super::seen::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
-use super::{name, namespace, spec, uid};
+use super::{dns, name, namespace, spec, uid};
 
 /// Hidden from ordinary containers. Upstream: `defaultMaskedPaths`.
 const MASKED_PATHS: [&str; 11] = [
@@ -153,7 +153,7 @@ pub fn sandbox(
         },
         hostname: if spec.host_network == Some(true) { String::new() } else { kernel_hostname(pod, node)? },
         log_directory: log_directory(pod, node),
-        dns_config: Some(dns(pod, node)),
+        dns_config: Some(dns::resolver(pod, node).config),
         port_mappings: if spec.host_network == Some(true) { Vec::new() } else { port_mappings(&spec) },
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
@@ -211,42 +211,6 @@ fn namespaces(pod: &Pod) -> NamespaceOption {
         ipc: node_if(spec.host_ipc),
         users: None,
     }
-}
-
-/// What the pod resolves names with. Upstream: `network/dns`.
-fn dns(pod: &Pod, node: &NodeFacts) -> DnsConfig {
-    let spec = spec(pod);
-    let host_network = spec.host_network == Some(true);
-    let mut dns = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
-        "None" => DnsConfig::default(),
-        "ClusterFirst" if !host_network && !node.cluster_dns.is_empty() => cluster_dns(pod, node),
-        "ClusterFirstWithHostNet" if !node.cluster_dns.is_empty() => cluster_dns(pod, node),
-        _ => node.host_dns.clone(),
-    };
-    if let Some(config) = spec.dns_config {
-        let add = |list: &mut Vec<String>, more: Vec<String>| {
-            for item in more {
-                if !list.contains(&item) {
-                    list.push(item);
-                }
-            }
-        };
-        add(&mut dns.servers, config.nameservers.unwrap_or_default());
-        add(&mut dns.searches, config.searches.unwrap_or_default());
-        for option in config.options.unwrap_or_default() {
-            let name = option.name.unwrap_or_default();
-            dns.options.retain(|present| present.split(':').next() != Some(&name));
-            dns.options.push(option.value.map_or(name.clone(), |value| format!("{name}:{value}")));
-        }
-    }
-    dns
-}
-
-fn cluster_dns(pod: &Pod, node: &NodeFacts) -> DnsConfig {
-    let domain = &node.cluster_domain;
-    let mut searches = vec![format!("{}.svc.{domain}", namespace(pod)), format!("svc.{domain}"), domain.clone()];
-    searches.extend(node.host_dns.searches.iter().filter(|search| *search != ".").cloned());
-    DnsConfig { servers: vec![node.cluster_dns.clone()], searches, options: vec!["ndots:5".into()] }
 }
 
 /// What a pod of its own network has in `/etc/hosts`. Upstream: `managedHostsFileContent`.

@@ -1,6 +1,7 @@
 //! One pod on this node: what is wanted, what is there, what to do next, and what to tell.
 
 pub mod create;
+pub mod dns;
 pub mod env;
 pub mod env_file;
 pub mod images;

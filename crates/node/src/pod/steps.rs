@@ -19,7 +19,7 @@ use super::memory::{Memory, Waiting};
 use super::plan::{Step, Why};
 use super::pulled::SecretKey;
 use super::seen::Seen;
-use super::{Role, find_container, name, spec};
+use super::{Role, dns, find_container, name, spec};
 use crate::agent::Context;
 use crate::probe::Asked;
 use crate::volume::{ImageVolumes, mounted};
@@ -231,6 +231,9 @@ async fn run_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(), S
     let users = users(context, pod, &handler).await.map_err(unclear)?;
     let parts = create::SandboxParts { cgroup_parent: &context.cgroups.path(pod), runtime_handler: &handler, users };
     let config = create::sandbox(pod, attempt, parts, &context.facts).map_err(|error| unclear(error.to_string()))?;
+    for omission in dns::resolver(pod, &context.facts).omissions {
+        context.tell(pod, "", Severity::Warning, "DNSConfigForming", omission);
+    }
     context.runtime.run_pod_sandbox(config).await.map(drop).map_err(|error| error.to_string())
 }
 
