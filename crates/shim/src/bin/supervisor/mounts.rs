@@ -34,8 +34,10 @@ const LINKS_MAX: u32 = 16;
 pub(crate) struct Root {
     root: Fd,
     /// Copies of what the container's binds show, in the order of the mounts. Those of the machine were taken while its
-    /// mounts still had their propagation.
+    /// mounts still had their propagation; those that follow the machine are taken when they are needed.
     binds: Vec<Option<Fd>>,
+    /// The namespace of the pod's users.
+    users: Option<i32>,
     /// The machine's number of the pod's user 0, to whom belongs what is made in here.
     owner: u32,
 }
@@ -45,7 +47,8 @@ impl Root {
     pub(crate) fn mount(spec: &ContainerSpec, users: Option<i32>) -> Result<Root, String> {
         let mut binds = Vec::new();
         for mount in &spec.mounts {
-            binds.push(if mount.kind == MountKind::Bind { Some(copy(mount, users)?) } else { None });
+            let early = mount.kind == MountKind::Bind && !follows(mount);
+            binds.push(if early { Some(copy(mount, users)?) } else { None });
         }
         let flags = libc::MS_REC | libc::MS_SLAVE;
         sys::mount("", "/", "", flags, "").during(|| "keep mounts apart".into())?;
@@ -62,7 +65,8 @@ impl Root {
         }
         let place = mount_layers(&spec.root, users)?;
         let root = sys::open(CWD, &place, libc::O_PATH | libc::O_DIRECTORY, 0);
-        Ok(Root { root: root.during(|| "open root file system".into())?, binds, owner: spec.users.first })
+        let root = root.during(|| "open root file system".into())?;
+        Ok(Root { root, binds, users, owner: spec.users.first })
     }
 
     /// Mounts and makes what the container sees besides its image.
@@ -118,7 +122,8 @@ impl Root {
     /// Puts a mount into its place; answers it when it is a new file system.
     fn attach(&self, mount: &MountSpec, bind: Option<&Fd>) -> Result<Option<Fd>, String> {
         let error = || String::from("mount");
-        match bind {
+        let late = if follows(mount) { Some(copy(mount, self.users)?) } else { None };
+        match bind.or(late.as_ref()) {
             Some(tree) => {
                 let is_folder = is_folder(tree.raw()).during(|| "stat source".into())?;
                 let target = self.target(&mount.target, is_folder)?;
@@ -245,6 +250,12 @@ pub(crate) fn own(folder: i32, name: &str, owner: u32) -> Result<(), String> {
 
 fn is_folder(file: i32) -> sys::Result<bool> {
     Ok(sys::stat(file, "")?.0 & libc::S_IFMT == libc::S_IFDIR)
+}
+
+/// Whether what the machine mounts there later is seen. By now all of the machine's mounts are followed, but a copy that hangs
+/// nowhere is not told of what happens: it would not have what is mounted between its making and its place in the container.
+fn follows(mount: &MountSpec) -> bool {
+    mount.kind == MountKind::Bind && mount.propagation == Propagation::Slave
 }
 
 /// A detached copy of what a bind shows, with its attributes and propagation.
