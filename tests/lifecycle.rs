@@ -90,6 +90,7 @@ pub fn a_container_is_added_to_a_running_pod_and_sees_its_target() {
     let seen = cluster.kubectl(&["logs", "plain", "-c", "look"]);
     assert!(seen.contains("sleep 1000"), "the target's processes: {seen}");
     let pod = cluster.get(&["pod", "plain"]);
+    assert_eq!(pod["spec"]["ephemeralContainers"][0]["targetContainerName"], "main");
     assert_eq!((phase(&cluster, "plain").as_str(), condition(&pod, "Ready").as_str()), ("Running", "True"));
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
 }

@@ -45,7 +45,15 @@ pub fn busybox() -> Result<PathBuf> {
     let busybox = std::fs::read("/bin/busybox").context("read /bin/busybox, of the package busybox-static")?;
     let applets = Command::new("/bin/busybox").arg("--list").output().context("run /bin/busybox")?.stdout;
     let applets = String::from_utf8(applets).context("busybox lists its applets")?;
-    let mut entries = vec![PackEntry::file("/bin/busybox", 0o755, busybox), PackEntry::folder("/tmp", 0o1777)];
+    // A user with a group that only the image knows of.
+    let users = "root:x:0:0::/:/bin/sh\ntold:x:1234:1234::/:/bin/sh\n";
+    let groups = "root:x:0:\ntold:x:1234:\nextra:x:4321:told\n";
+    let mut entries = vec![
+        PackEntry::file("/bin/busybox", 0o755, busybox),
+        PackEntry::file("/etc/group", 0o644, groups),
+        PackEntry::file("/etc/passwd", 0o644, users),
+        PackEntry::folder("/tmp", 0o1777),
+    ];
     let links = applets.lines().filter(|name| *name != "busybox");
     entries.extend(links.map(|name| PackEntry::link(format!("/bin/{name}"), "busybox")));
     let path = "PATH=/bin".to_owned();
