@@ -101,4 +101,6 @@ fn says_something(value: &Value, harmless: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
+mod honoured;
+#[cfg(test)]
 mod tests;

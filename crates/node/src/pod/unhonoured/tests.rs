@@ -1,7 +1,11 @@
 //! Cases, and the walk over every field of a pod: each is honoured somewhere or in the table.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use api::schema::{Message, Type, message};
 
+use super::honoured::{HONOURED, Honoured, Shown};
 use super::*;
 
 fn check(json: &str, expected: &[&str]) {
@@ -43,172 +47,115 @@ fn defaults_are_not_uses() {
     check(r#"{"spec":{"containers":[{"name":"a","livenessProbe":{"httpGet":{"port":1,"scheme":"HTTP"}}}]}}"#, &[]);
 }
 
-/// Every path below a message that no entry of `known` covers.
-fn walk_fields(shape: &Message, path: &str, known: &dyn Fn(&str) -> bool, missing: &mut Vec<String>) {
+/// Every path below a message that has no parts of its own.
+fn fields(shape: &Message, path: &str, found: &mut Vec<String>) {
     for field in shape.fields() {
         let path = format!("{path}.{}", field.name);
-        if known(&path) {
-            continue;
-        }
         let list = matches!(field.ty, Type::List(_));
         match field.message() {
-            Some(inner) => walk_fields(inner, &if list { format!("{path}.*") } else { path }, known, missing),
-            None => missing.push(path),
+            Some(inner) => fields(inner, &if list { format!("{path}.*") } else { path }, found),
+            None => found.push(path),
         }
     }
 }
 
+/// The fields of a pod that are judged by their own names. Those of init containers and ephemeral ones go by the others'.
+fn fields_of_a_pod() -> BTreeSet<String> {
+    let mut found = Vec::new();
+    fields(message("io.k8s.api.core.v1.PodSpec").unwrap(), "spec", &mut found);
+    let own = |path: String| {
+        let Some(rest) = path.strip_prefix("spec.ephemeralContainers.*.") else {
+            return Some(path.replace("spec.initContainers.", "spec.containers."));
+        };
+        match rest.split('.').next().unwrap_or_default() {
+            // Validation refuses these.
+            "ports" | "livenessProbe" | "readinessProbe" | "startupProbe" | "lifecycle" => None,
+            "resources" | "resizePolicy" | "restartPolicy" | "restartPolicyRules" => None,
+            "targetContainerName" => Some(path),
+            _ => Some(format!("spec.containers.*.{rest}")),
+        }
+    };
+    found.into_iter().filter_map(own).collect()
+}
+
 /// Whether an entry is the path or a part of the object above it.
 fn covered(path: &str, entry: &str) -> bool {
-    path.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    let mut parts = path.split('.');
+    entry.split('.').all(|wanted| {
+        let part = parts.next().unwrap_or_default();
+        part == wanted || (wanted == "*Probe" && part.ends_with("Probe"))
+    })
+}
+
+fn refused(path: &str) -> bool {
+    UNHONOURED.iter().any(|(entry, _)| covered(path, entry))
 }
 
 #[test]
 fn every_field_of_a_pod_is_honoured_or_in_the_table() {
-    let spec = message("io.k8s.api.core.v1.PodSpec").unwrap();
-    let known = |path: &str| {
-        let path = match path.strip_prefix("spec.ephemeralContainers.*.") {
-            // Validation refuses the others.
-            Some("ports" | "livenessProbe" | "readinessProbe" | "startupProbe" | "lifecycle") => return true,
-            Some("resources" | "resizePolicy" | "restartPolicy" | "restartPolicyRules") => return true,
-            Some("targetContainerName") | None => path.replace("spec.initContainers.", "spec.containers."),
-            Some(rest) => format!("spec.containers.*.{rest}"),
-        };
-        let by_agent = UNHONOURED.iter().any(|(entry, _)| covered(&path, entry));
-        by_agent || HONOURED.iter().any(|(entry, _)| covered(&path, entry))
-    };
-    let mut missing = Vec::new();
-    walk_fields(spec, "spec", &known, &mut missing);
+    let honoured = |path: &String| entries().any(|(_, entry)| covered(path, entry));
+    let missing: Vec<String> = fields_of_a_pod().into_iter().filter(|path| !refused(path) && !honoured(path)).collect();
     assert!(missing.is_empty(), "neither honoured nor refused:\n{}", missing.join("\n"));
 }
 
 #[test]
 fn no_field_is_both_honoured_and_in_the_table() {
-    for (field, file) in HONOURED {
-        let refused = UNHONOURED.iter().find(|(entry, _)| entry == field);
-        assert!(refused.is_none(), "{field} is refused, and yet honoured by {file}");
+    for (honoured, field) in entries() {
+        assert!(!refused(field), "{field} is refused, and yet honoured by {}", honoured.by);
     }
 }
 
-/// Fields that are honoured, those of containers for init containers as well, each with where: a file of this crate has its
-/// cases; others are named by their crate. A field's parts count with it.
-const HONOURED: &[(&str, &str)] = &[
-    ("spec.activeDeadlineSeconds", "pod/plan.rs"),
-    ("spec.automountServiceAccountToken", "apiserver: admission/service_account.rs"),
-    ("spec.affinity", "scheduler: plugins/affinity.rs, plugins/pods.rs"),
-    ("spec.containers.*.args", "pod/create.rs"),
-    ("spec.containers.*.command", "pod/create.rs"),
-    ("spec.containers.*.env", "pod/env.rs"),
-    ("spec.containers.*.envFrom", "pod/env.rs"),
-    ("spec.containers.*.image", "pod/images.rs"),
-    ("spec.containers.*.imagePullPolicy", "pod/images.rs"),
-    ("spec.containers.*.lifecycle.postStart.exec", "hook.rs"),
-    ("spec.containers.*.lifecycle.postStart.httpGet", "hook.rs"),
-    ("spec.containers.*.lifecycle.postStart.sleep", "hook.rs"),
-    // Fails when it runs, as it always did.
-    ("spec.containers.*.lifecycle.postStart.tcpSocket", "hook.rs"),
-    ("spec.containers.*.lifecycle.preStop.exec", "hook.rs"),
-    ("spec.containers.*.lifecycle.preStop.httpGet", "hook.rs"),
-    ("spec.containers.*.lifecycle.preStop.sleep", "hook.rs"),
-    ("spec.containers.*.lifecycle.preStop.tcpSocket", "hook.rs"),
-    ("spec.containers.*.lifecycle.stopSignal", "pod/create.rs"),
-    ("spec.containers.*.livenessProbe", "probe.rs"),
-    ("spec.containers.*.name", "pod/plan.rs"),
-    ("spec.containers.*.ports.*.containerPort", "probe.rs"),
-    ("spec.containers.*.ports.*.hostIP", "net: hostports.rs"),
-    ("spec.containers.*.ports.*.hostPort", "net: hostports.rs"),
-    ("spec.containers.*.ports.*.name", "probe.rs"),
-    ("spec.containers.*.ports.*.protocol", "controllers: endpointslice.rs"),
-    ("spec.containers.*.readinessProbe", "probe.rs"),
-    ("spec.containers.*.resizePolicy", "resize.rs"),
-    ("spec.containers.*.resources.limits", "cgroup.rs"),
-    ("spec.containers.*.resources.requests", "cgroup.rs"),
-    ("spec.containers.*.restartPolicy", "pod/plan/policy.rs"),
-    ("spec.containers.*.restartPolicyRules", "pod/plan/policy.rs, pod/plan/restart_all.rs"),
-    ("spec.containers.*.securityContext.allowPrivilegeEscalation", "pod/create.rs"),
-    ("spec.containers.*.securityContext.appArmorProfile", "admit/machine.rs"),
-    ("spec.containers.*.securityContext.capabilities", "pod/create.rs"),
-    ("spec.containers.*.securityContext.privileged", "pod/create.rs"),
-    ("spec.containers.*.securityContext.procMount", "pod/create.rs"),
-    ("spec.containers.*.securityContext.readOnlyRootFilesystem", "pod/create.rs"),
-    ("spec.containers.*.securityContext.runAsGroup", "pod/create.rs"),
-    ("spec.containers.*.securityContext.runAsNonRoot", "pod/steps.rs"),
-    ("spec.containers.*.securityContext.runAsUser", "pod/create.rs"),
-    // Without SELinux there is nothing to label; with it, the runtime refuses.
-    ("spec.containers.*.securityContext.seLinuxOptions", "runtime: spec/mod.rs"),
-    ("spec.containers.*.securityContext.seccompProfile", "runtime: spec/profile.rs"),
-    // What is said to another system is no word to this one.
-    ("spec.containers.*.securityContext.windowsOptions", "pod/create.rs"),
-    ("spec.containers.*.startupProbe", "probe.rs"),
-    ("spec.containers.*.stdin", "pod/create.rs"),
-    ("spec.containers.*.stdinOnce", "pod/create.rs"),
-    ("spec.containers.*.terminationMessagePath", "pod/steps.rs"),
-    ("spec.containers.*.terminationMessagePolicy", "pod/steps.rs"),
-    ("spec.containers.*.tty", "pod/create.rs"),
-    ("spec.containers.*.volumeMounts.*.mountPath", "volume/mounts.rs"),
-    ("spec.containers.*.volumeMounts.*.mountPropagation", "runtime: tests/real/isolation.rs"),
-    ("spec.containers.*.volumeMounts.*.name", "volume/mounts.rs"),
-    ("spec.containers.*.volumeMounts.*.readOnly", "volume/mounts.rs"),
-    ("spec.containers.*.volumeMounts.*.recursiveReadOnly", "volume/mounts.rs"),
-    ("spec.containers.*.volumeMounts.*.subPath", "volume/mounts.rs"),
-    ("spec.containers.*.volumeMounts.*.subPathExpr", "volume/mounts.rs"),
-    ("spec.containers.*.workingDir", "pod/create.rs"),
-    ("spec.dnsConfig", "pod/create.rs"),
-    ("spec.dnsPolicy", "pod/create.rs"),
-    ("spec.enableServiceLinks", "agent.rs"),
-    ("spec.ephemeralContainers.*.targetContainerName", "pod/steps.rs"),
-    ("spec.hostAliases", "pod/create.rs"),
-    ("spec.hostIPC", "pod/create.rs"),
-    ("spec.hostNetwork", "pod/create.rs"),
-    ("spec.hostPID", "pod/create.rs"),
-    ("spec.hostUsers", "users.rs"),
-    ("spec.hostname", "pod/create.rs"),
-    ("spec.hostnameOverride", "pod/create.rs"),
-    ("spec.imagePullSecrets", "pod/images.rs"),
-    ("spec.nodeName", "scheduler: plugins/name.rs"),
-    ("spec.nodeSelector", "scheduler: plugins/affinity.rs"),
-    ("spec.os", "admit/machine.rs"),
-    ("spec.overhead", "cgroup.rs"),
-    ("spec.preemptionPolicy", "scheduler: preempt.rs"),
-    ("spec.priority", "scheduler: queue.rs"),
-    ("spec.priorityClassName", "apiserver: admission/priority.rs"),
-    ("spec.readinessGates", "pod/status/conditions.rs"),
-    ("spec.resources", "cgroup.rs"),
-    ("spec.restartPolicy", "pod/plan/policy.rs"),
-    ("spec.runtimeClassName", "refs.rs"),
-    ("spec.schedulerName", "scheduler: run.rs"),
-    ("spec.schedulingGates", "scheduler: run.rs"),
-    ("spec.schedulingGroup", "scheduler: refused by unhonoured.rs"),
-    ("spec.securityContext.appArmorProfile", "admit/machine.rs"),
-    ("spec.securityContext.fsGroup", "volume/writer.rs"),
-    // How the files of claims are given to the group; those of a pod's own volumes always are.
-    ("spec.securityContext.fsGroupChangePolicy", "volume/writer.rs"),
-    ("spec.securityContext.runAsGroup", "pod/create.rs"),
-    ("spec.securityContext.runAsNonRoot", "pod/steps.rs"),
-    ("spec.securityContext.runAsUser", "pod/create.rs"),
-    ("spec.securityContext.seLinuxChangePolicy", "runtime: spec/mod.rs"),
-    ("spec.securityContext.seLinuxOptions", "runtime: spec/mod.rs"),
-    ("spec.securityContext.seccompProfile", "runtime: spec/profile.rs"),
-    ("spec.securityContext.supplementalGroups", "pod/create.rs"),
-    ("spec.securityContext.supplementalGroupsPolicy", "pod/create.rs"),
-    ("spec.securityContext.sysctls", "admit/machine.rs"),
-    ("spec.securityContext.windowsOptions", "pod/create.rs"),
-    ("spec.serviceAccount", "agent.rs"),
-    ("spec.serviceAccountName", "agent.rs"),
-    ("spec.setHostnameAsFQDN", "pod/create.rs"),
-    ("spec.shareProcessNamespace", "pod/create.rs"),
-    ("spec.subdomain", "pod/create.rs"),
-    ("spec.terminationGracePeriodSeconds", "pod/plan.rs"),
-    // No taint drives running pods away yet, so that no time has to be waited for.
-    ("spec.tolerations", "scheduler: plugins/taints.rs"),
-    ("spec.topologySpreadConstraints", "scheduler: plugins/spread.rs"),
-    ("spec.volumes.*.configMap", "volume.rs"),
-    ("spec.volumes.*.downwardAPI", "volume.rs"),
-    ("spec.volumes.*.emptyDir.medium", "volume/empty_dir.rs"),
-    ("spec.volumes.*.emptyDir.sizeLimit", "storage.rs"),
-    ("spec.volumes.*.hostPath", "volume/host_path.rs"),
-    ("spec.volumes.*.image", "pod/steps.rs"),
-    ("spec.volumes.*.name", "volume.rs"),
-    ("spec.volumes.*.projected", "volume.rs"),
-    ("spec.volumes.*.secret", "volume.rs"),
-];
+#[test]
+fn every_entry_is_of_fields_that_there_are() {
+    let fields = fields_of_a_pod();
+    for (_, entry) in entries() {
+        assert!(fields.iter().any(|path| covered(path, entry)), "{entry} is no field of a pod");
+    }
+}
+
+/// What is wrong with saying that an end-to-end test shows a field: it is not there, or its file does not name the field.
+fn fault(test: &str, field: &str) -> Option<String> {
+    let (module, name) = test.rsplit_once("::").unwrap();
+    let file = format!("tests/{}.rs", module.replace("::", "/"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let Ok(source) = std::fs::read_to_string(root.join(&file)) else { return Some(format!("{file} is not there")) };
+    let declared = ["fn", "pub fn"].iter().any(|kind| source.contains(&format!("#[test]\n{kind} {name}() {{")));
+    if !declared {
+        return Some(format!("{file} has no test {name}"));
+    }
+    let last = field.rsplit('.').find(|part| *part != "*").unwrap();
+    (!source.contains(&format!("\"{last}\""))).then(|| format!("{file} does not name {field}"))
+}
+
+#[test]
+fn every_honoured_field_is_shown_by_an_end_to_end_test_that_names_it() {
+    let mut faults = Vec::new();
+    for path in fields_of_a_pod() {
+        for (honoured, _) in entries().filter(|(_, entry)| covered(&path, entry)) {
+            match honoured.shown {
+                Shown::By(test) => faults.extend(fault(test, &path)),
+                Shown::Not(why) => assert!(!why.is_empty(), "{path}"),
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_test_that_is_not_there_shows_nothing() {
+    let check = |test: &str, field: &str, expected: Option<&str>| {
+        assert_eq!(fault(test, field).as_deref(), expected, "{test} {field}");
+    };
+    let volumes = "podspec::volumes_are_as_the_pod_says";
+    check(volumes, "spec.volumes.*.hostPath", None);
+    check(volumes, "spec.volumes.*.csi", Some("tests/podspec.rs does not name spec.volumes.*.csi"));
+    check("podspec::nothing", "spec.volumes", Some("tests/podspec.rs has no test nothing"));
+    check("nowhere::nothing", "spec.volumes", Some("tests/nowhere.rs is not there"));
+    // What is no test of its own.
+    check("podspec::ended", "spec.volumes", Some("tests/podspec.rs has no test ended"));
+}
+
+/// Each field that is honoured, with what is said of it.
+fn entries() -> impl Iterator<Item = (&'static Honoured, &'static str)> {
+    HONOURED.iter().flat_map(|honoured| honoured.fields.iter().map(move |field| (honoured, *field)))
+}
