@@ -6,6 +6,14 @@ use anyhow::{Result, bail};
 
 use crate::place;
 
+/// Functions that are the same, byte for byte, are there once: generic code makes many of them, the reading of objects above
+/// all. And what has to be relocated at the start is written down in a bit each.
+const FLAGS: [&str; 3] = [
+    "-C target-feature=+crt-static",
+    "-C link-arg=-Wl,--icf=all",
+    "-C link-arg=-Wl,-z,pack-relative-relocs",
+];
+
 /// The binaries of a release build.
 pub struct Release {
     pub isopod: PathBuf,
@@ -37,7 +45,7 @@ fn packages(names: &[&str]) -> Result<PathBuf> {
     for name in names {
         cargo.args(["--package", name]);
     }
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env("RUSTFLAGS", FLAGS.join(" ")).env_remove("CARGO_ENCODED_RUSTFLAGS");
     place::run(&mut cargo)?;
     Ok(place::target().join(triple).join("release"))
 }
