@@ -14,6 +14,7 @@ mod containerd;
 mod crashes;
 mod example;
 mod faults;
+mod joined;
 mod kubectl;
 mod leaks;
 mod lifecycle;
