@@ -170,6 +170,13 @@ impl Cluster {
         up.child.wait().expect("wait for up");
     }
 
+    /// Lets the machine lose its power and come back, with nothing running yet; `meanwhile` happens to its disk.
+    pub fn lose_power(&mut self, meanwhile: impl FnOnce()) {
+        let mut up = self.up.take().expect("up was started");
+        self.machine.lose_power(meanwhile);
+        up.child.wait().expect("wait for up");
+    }
+
     /// Asks control plane and agent to end, and waits until they have; returns what they said.
     pub fn interrupt(&mut self) -> Vec<String> {
         self.machine.shell(&format!("kill -INT $(cat {})", self.machine.folder.join("up.pid").display()));

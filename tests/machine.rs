@@ -25,16 +25,20 @@ impl Machine {
         let name = format!("isopod-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir(&folder).expect("make the machine's folder");
-        let mut command = Command::new("/bin/sh");
-        command.arg(source("machine.sh")).arg(&name).arg(&folder).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut first = command.spawn().expect("run machine.sh");
-        let mut line = String::new();
-        let output = first.stdout.take().expect("it is piped");
-        BufReader::new(output).read_line(&mut line).expect("read what machine.sh says");
+        let first = boot(&name, &folder);
         let machine = Machine { folder, name, first };
-        assert_eq!(line, "ready\n", "machine.sh did not make a machine: these tests need root and util-linux");
         machine.move_here();
         machine
+    }
+
+    /// What a loss of power does, and that it comes back: every process is gone at once, and with them the network, what is
+    /// mounted and what is in `/run`. What is on disk is there. `meanwhile` happens while the machine is off.
+    pub fn lose_power(&mut self, meanwhile: impl FnOnce()) {
+        report("cut the power", self.first.kill());
+        report("wait for the machine", self.first.wait().map(drop));
+        self.remove_groups();
+        meanwhile();
+        self.first = boot(&self.name, &self.folder);
     }
 
     /// Moves the calling thread into the machine's network.
@@ -74,6 +78,25 @@ impl Machine {
         assert!(output.status.success(), "{line}: {}\n{said}{complained}", output.status);
         said.into_owned()
     }
+
+    fn remove_groups(&self) {
+        let groups = std::fs::read_to_string(self.folder.join("groups")).unwrap_or_default();
+        for group in groups.lines().filter(|group| group.ends_with(&self.name)) {
+            report(group, remove_groups(Path::new(group)));
+        }
+    }
+}
+
+/// Starts a machine on its folder; the process that it lives as long as.
+fn boot(name: &str, folder: &Path) -> Child {
+    let mut command = Command::new("/bin/sh");
+    command.arg(source("machine.sh")).arg(name).arg(folder).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut first = command.spawn().expect("run machine.sh");
+    let mut line = String::new();
+    let output = first.stdout.take().expect("it is piped");
+    BufReader::new(output).read_line(&mut line).expect("read what machine.sh says");
+    assert_eq!(line, "ready\n", "machine.sh did not make a machine: these tests need root and util-linux");
+    first
 }
 
 impl Drop for Machine {
@@ -81,10 +104,7 @@ impl Drop for Machine {
         // With it goes its child, the machine's first process, and with that every process of the machine.
         report("end the machine", self.first.kill());
         report("wait for the machine", self.first.wait().map(drop));
-        let groups = std::fs::read_to_string(self.folder.join("groups")).unwrap_or_default();
-        for group in groups.lines().filter(|group| group.ends_with(&self.name)) {
-            report(group, remove_groups(Path::new(group)));
-        }
+        self.remove_groups();
         report("remove the machine's folder", std::fs::remove_dir_all(&self.folder));
     }
 }

@@ -14,6 +14,7 @@ mounted() {
 
 # Groups of this machine's own, below those that we are in.
 join_groups() {
+    : >"$folder/groups"
     while IFS=: read -r _ controllers path; do
         place=$(mounted "$controllers")
         [ -n "$place" ] || continue
@@ -55,7 +56,7 @@ case "$1" in
     inside)
         name=$2 folder=$3
         mount_groups
-        mkdir "$folder/etc" "$folder/etc.work"
+        mkdir -p "$folder/etc" "$folder/etc.work"
         mount -t overlay -o "lowerdir=/etc,upperdir=$folder/etc,workdir=$folder/etc.work" overlay /etc
         mount -t tmpfs tmpfs /run
         ip link set lo up

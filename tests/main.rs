@@ -15,6 +15,7 @@ mod crashes;
 mod example;
 mod faults;
 mod inside;
+mod joined;
 mod kubectl;
 mod leaks;
 mod lifecycle;

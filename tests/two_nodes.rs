@@ -10,13 +10,13 @@ use crate::clock::{until, within};
 use crate::cluster::{Cluster, Ran, ran};
 use crate::load::{Aim, Connections, Load, request};
 
-const ONE: &str = "192.0.2.1";
-const TWO: &str = "192.0.2.2";
+pub const ONE: &str = "192.0.2.1";
+pub const TWO: &str = "192.0.2.2";
 /// The shortest that goes with how often nodes tell that they live, with some room.
-const GRACE: &str = "16s";
+pub const GRACE: &str = "16s";
 
 /// A cluster on the first machine that other machines reach, and a second machine that is no node yet.
-fn machines() -> (Cluster, Cluster) {
+pub fn machines() -> (Cluster, Cluster) {
     let two = Cluster::absent();
     let mut one = Cluster::absent();
     one.machine.connect(ONE, &two.machine, TWO);
@@ -28,7 +28,7 @@ fn machines() -> (Cluster, Cluster) {
 }
 
 /// The same, and the second machine has joined.
-fn nodes() -> (Cluster, Cluster) {
+pub fn nodes() -> (Cluster, Cluster) {
     let (one, mut two) = machines();
     let command = join_command(&one);
     let words: Vec<&str> = command.split(' ').skip(2).chain(["--node-name", "two"]).collect();
@@ -38,7 +38,7 @@ fn nodes() -> (Cluster, Cluster) {
 }
 
 /// What the first machine says that the second has to run.
-fn join_command(one: &Cluster) -> String {
+pub fn join_command(one: &Cluster) -> String {
     let made = ran(&mut one.isopod(&["token", "create", "--print-join-command"]));
     assert_eq!(made.code, Some(0), "{made:?}");
     let command = made.stdout.trim().to_owned();
@@ -49,7 +49,7 @@ fn join_command(one: &Cluster) -> String {
 
 /// A Deployment whose pods tell their names on port 8080, spread over the nodes. One that is asked to end ends what it has
 /// begun and takes nothing new.
-fn web(replicas: u32, tolerated_seconds: u32) -> Value {
+pub fn web(replicas: u32, tolerated_seconds: u32) -> Value {
     let line = "mkdir -p /tmp/www; hostname > /tmp/www/index.html; httpd -p 8080 -h /tmp/www; \
                 trap 'sleep 1; exit 0' TERM; while :; do sleep 1 & wait $!; done";
     let toleration = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": tolerated_seconds});
@@ -78,7 +78,7 @@ fn web(replicas: u32, tolerated_seconds: u32) -> Value {
     })
 }
 
-fn service(name: &str, spec: &Value) -> Value {
+pub fn service(name: &str, spec: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
@@ -91,18 +91,18 @@ fn service(name: &str, spec: &Value) -> Value {
 
 /// What there is to know of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Pod {
-    name: String,
-    uid: String,
-    node: String,
-    address: String,
-    ending: bool,
+pub struct Pod {
+    pub name: String,
+    pub uid: String,
+    pub node: String,
+    pub address: String,
+    pub ending: bool,
     /// When its container was started, and how often again.
-    started: String,
-    restarts: u64,
+    pub started: String,
+    pub restarts: u64,
 }
 
-fn pods(cluster: &Cluster) -> Vec<Pod> {
+pub fn pods(cluster: &Cluster) -> Vec<Pod> {
     let list = cluster.get(&["pods", "-l", "app=web"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let pod = |pod: &Value| {
@@ -120,16 +120,16 @@ fn pods(cluster: &Cluster) -> Vec<Pod> {
     list["items"].as_array().expect("a list").iter().map(pod).collect()
 }
 
-fn on<'a>(pods: &'a [Pod], node: &str) -> Vec<&'a Pod> {
+pub fn on<'a>(pods: &'a [Pod], node: &str) -> Vec<&'a Pod> {
     pods.iter().filter(|pod| pod.node == node && !pod.ending).collect()
 }
 
-fn from_pod(cluster: &Cluster, pod: &str, url: &str) -> String {
+pub fn from_pod(cluster: &Cluster, pod: &str, url: &str) -> String {
     let ran = cluster.try_kubectl(&["exec", pod, "--", "wget", "-qO-", url]);
     format!("{}{}", ran.stdout, ran.stderr).trim().to_owned()
 }
 
-fn complete(cluster: &Cluster) {
+pub fn complete(cluster: &Cluster) {
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"]);
 }
 
@@ -179,7 +179,7 @@ fn pods_of_two_nodes_are_in_one_network_and_one_cluster() {
 }
 
 /// Ports of nodes lead to pods of both, from both machines; those for a node's own pods only to these.
-fn ports(one: &Cluster, two: &Cluster, names: &[&str]) {
+pub fn ports(one: &Cluster, two: &Cluster, names: &[&str]) {
     let port = |name: &str| one.kubectl(&["get", "service", name, "-o", "jsonpath={.spec.ports[0].nodePort}"]);
     let exposed = port("exposed");
     for machine in [&two.machine, &one.machine] {
@@ -210,7 +210,7 @@ fn ports(one: &Cluster, two: &Cluster, names: &[&str]) {
 }
 
 /// What goes through the API server to the agent of the other machine.
-fn streams(one: &Cluster, pod: &Pod) {
+pub fn streams(one: &Cluster, pod: &Pod) {
     assert_eq!(one.kubectl(&["exec", &pod.name, "--", "hostname"]).trim(), pod.name);
     one.kubectl(&["exec", &pod.name, "--", "sh", "-c", "echo told > /proc/1/fd/1"]);
     until("the log is shown", || one.kubectl(&["logs", &pod.name]).contains("told").then_some(()));
@@ -274,6 +274,19 @@ fn a_machine_joins_no_cluster_that_it_does_not_recognize() {
     let told = refused(&two, &["--server", "http://h", "--token", "abc", "--ca-cert-hash", "x"]).stderr;
     let all = ["--server:", "--token:", "--ca-cert-hash"].iter().all(|word| told.contains(word));
     assert!(all, "everything wrong is told at once: {told}");
+    let name = |name: &str, token: &str| {
+        ran(&mut two.isopod(&["agent", "--node-name", name, "--server", &server, "--token", token]))
+    };
+    let told = name("one", made.trim()).stderr;
+    assert!(told.contains("the cluster has a node \"one\" already, and it is ready"), "{told}");
+    assert_eq!(ran(&mut one.isopod(&["token", "rm", id])).code, Some(0));
+    let told = name("two", made.trim());
+    let expected = format!("knows no token {id}, or it has ended");
+    assert!(
+        told.code == Some(1) && told.stderr.trim().lines().count() == 1 && told.stderr.contains(&expected),
+        "{told:?}"
+    );
+    assert!(told.stdout.contains("trying for "), "it is told before it is given up: {told:?}");
     assert_eq!(one.get(&["nodes"])["items"].as_array().map(Vec::len), Some(1));
 }
 

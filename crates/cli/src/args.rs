@@ -62,6 +62,9 @@ pub struct Up {
     /// Addresses to serve the API on, besides loopback and the node's address in the pod network.
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Vec<IpAddr>,
+    /// Names and addresses, besides those that this machine knows of itself, at which the API is reached: for its certificate.
+    #[arg(long, value_name = "NAME|ADDRESS", value_delimiter = ',')]
+    pub apiserver_cert_extra_sans: Vec<String>,
     /// Port of the API.
     #[arg(long, default_value_t = 6443)]
     pub port: u16,

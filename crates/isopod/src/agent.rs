@@ -121,14 +121,15 @@ async fn reach(said: &cli::args::Agent, paths: &Paths) -> anyhow::Result<Way> {
     let server = said.server.clone().or_else(|| known.as_ref().map(|joined| joined.server.clone()));
     let server = server.context("--server is not given")?.trim_end_matches('/').to_owned();
     let node_name = machine::node_name(&said.node);
-    let kept = std::fs::read_to_string(paths.authority()).ok().filter(|authority| proves(paths, authority, &node_name));
+    let kept = std::fs::read_to_string(paths.authority()).map_err(|_| LOST.to_owned());
+    let kept = kept.and_then(|authority| proves(paths, &authority, &node_name).map(|()| authority));
     let authority_pem = match (kept, &said.token) {
-        (Some(authority), _) => authority,
-        (None, Some(token)) => {
+        (Ok(authority), _) => authority,
+        (Err(_), Some(token)) => {
             let invitation = Invitation { server: &server, token: join::token(token)?, pins: &said.ca_cert_hash };
-            join::admitted(&invitation, paths, &node_name).await?
+            join::admitted(&invitation, paths, &node_name, known.is_some()).await?
         }
-        (None, None) => bail!("this node's certificate has ended or is lost: join again with --token"),
+        (Err(why), None) => bail!("this node cannot prove who it is any more: {why}"),
     };
     let member = known.and_then(|joined| joined.member);
     let joined = Joined { server, node_name, member };
@@ -141,12 +142,35 @@ async fn reach(said: &cli::args::Agent, paths: &Paths) -> anyhow::Result<Way> {
     Ok(Way { joined, authority_pem, client_pem, slot, remote, client })
 }
 
-/// Whether the certificate that is kept proves to that authority that this is the node.
-fn proves(paths: &Paths, authority_pem: &str, node_name: &str) -> bool {
-    let chain = Proof::Client.read(paths).and_then(|pem| wire::tls::certificates_from_pem(pem.as_bytes()).ok());
-    let (Some(chain), Ok(verifier)) = (chain, ClientVerifier::new(authority_pem)) else { return false };
-    let identity = verifier.identity(&chain, stdx::wall());
-    identity.is_ok_and(|identity| identity.user == format!("system:node:{node_name}"))
+const LOST: &str = "its certificate is lost; join again with --token";
+
+/// Why the certificate that is kept does not prove to that authority that this is the node, if it does not.
+fn proves(paths: &Paths, authority_pem: &str, node_name: &str) -> Result<(), String> {
+    let pem = Proof::Client.read(paths).ok_or(LOST)?;
+    let chain = wire::tls::certificates_from_pem(pem.as_bytes()).map_err(|_| LOST)?;
+    let verifier = ClientVerifier::new(authority_pem).map_err(|_| LOST)?;
+    let now = stdx::wall();
+    match verifier.identity(&chain, now) {
+        Ok(identity) if identity.user == format!("system:node:{node_name}") => Ok(()),
+        Ok(identity) => Err(format!("its certificate is that of {}; join again with --token", identity.user)),
+        Err(error) => {
+            Err(outside(&pem, now).unwrap_or_else(|| format!("{}; join again with --token", stdx::told(&error))))
+        }
+    }
+}
+
+/// That a certificate is not valid by this machine's clock, which may be wrong, if so.
+fn outside(pem: &str, now: jiff::Timestamp) -> Option<String> {
+    let (begin, end) = pki::authority::validity(pem).ok()?;
+    let [begin, end] = [begin, end].map(|seconds| jiff::Timestamp::from_second(seconds).unwrap_or_default());
+    if now < begin {
+        return Some(format!(
+            "its certificate is valid from {begin} on, and by this machine's clock it is {now:.0}: set the clock"
+        ));
+    }
+    (now > end).then(|| {
+        format!("its certificate ended at {end}, and by this machine's clock it is {now:.0}: if that is right, join again with --token")
+    })
 }
 
 /// Starts the node. What is returned besides its settings resolves when its pods are to have other addresses.
@@ -303,5 +327,27 @@ impl Renewal {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_named_as_what_may_be_wrong() {
+        let now: jiff::Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let authority = pki::Authority::generate("kubernetes", now).unwrap();
+        let purpose = pki::Purpose::Client { organization: None };
+        let day = Duration::from_secs(24 * 3600);
+        let pem = authority.sign("system:node:n", &purpose, now, day).unwrap().certificate_pem;
+        let check = |now: &str, expected: Option<&str>| {
+            let told = outside(&pem, now.parse().unwrap());
+            assert_eq!(told.is_some(), expected.is_some(), "{told:?}");
+            assert!(told.unwrap_or_default().contains(expected.unwrap_or_default()));
+        };
+        check("2026-06-01T12:00:00Z", None);
+        check("1970-01-02T00:00:00Z", Some("by this machine's clock it is 1970-01-02T00:00:00Z: set the clock"));
+        check("2026-07-01T00:00:00Z", Some("its certificate ended at 2026-06-02T00:00:00Z"));
     }
 }

@@ -174,9 +174,10 @@ impl reconcile::Authority for Signing {
     }
 
     fn keeps(&self, address: IpAddr) -> bool {
-        let Settings { cluster_cidr, pod_cidr, service_cidr, listen, .. } = &self.settings;
+        let Settings { cluster_cidr, pod_cidr, service_cidr, served, .. } = &self.settings;
         [cluster_cidr, pod_cidr, service_cidr].into_iter().any(|range| range.contains(address))
-            || self.settings.found_at(listen).contains(&address)
+            || self.settings.found_at(&served.api).contains(&address)
+            || served.more_addresses.contains(&address)
     }
 
     fn signature(&self, text: &str, token_id: &str, token_secret: &str) -> String {
@@ -243,7 +244,9 @@ impl Keys {
 fn serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow::Result<Signed> {
     let mut names: Vec<String> = SERVER_NAMES.map(str::to_owned).into();
     names.push(settings.node_name.clone());
-    let mut addresses = settings.found_at(&settings.listen);
+    names.extend(settings.served.more_names.iter().cloned());
+    let mut addresses = settings.found_at(&settings.served.api);
+    addresses.extend(&settings.served.more_addresses);
     addresses.extend(settings.service_cidr.network().nth(1));
     let purpose = Purpose::Server { names, addresses };
     Ok(files.signed("apiserver", authority, "kube-apiserver", &purpose, stdx::wall())?)
@@ -251,7 +254,7 @@ fn serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow:
 
 /// What this machine's agent shows: its node's name and every address it listens on.
 fn agent_serving(files: &Files, authority: &Authority, settings: &Settings) -> anyhow::Result<Signed> {
-    let addresses = settings.found_at(&settings.agent_listen);
+    let addresses = settings.found_at(&settings.served.agent);
     let purpose = Purpose::Server { names: vec![settings.node_name.clone()], addresses };
     let user = format!("system:node:{}", settings.node_name);
     Ok(files.signed("kubelet", authority, &user, &purpose, stdx::wall())?)
@@ -286,7 +289,7 @@ async fn renew(keys: Keys, paths: Paths, settings: Settings) {
 
 async fn listen(server: &Arc<ApiServer>, keys: &Keys, settings: &Settings, tasks: &TaskTree) -> anyhow::Result<()> {
     let mut listeners = Vec::new();
-    for address in &settings.listen {
+    for address in &settings.served.api {
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         listeners.push(Listener::Tcp(listener));
     }

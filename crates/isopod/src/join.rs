@@ -14,7 +14,7 @@ use client::config::{Credentials, Secret};
 use client::{Cache, Client, ClientConfig, ClientError, HttpTransport, Snapshot, Target, Watched};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeCondition};
 use pki::request::Wish;
 use serde_json::json;
 use stdx::Backoff;
@@ -26,6 +26,8 @@ use crate::roles;
 /// How long the cluster may take to show itself, and to sign for a token that was just made. Upstream: kubeadm's
 /// `Discovery` timeout.
 const DISCOVERY: Duration = Duration::from_secs(300);
+/// How long a cluster that answers may take to sign for a token: its controllers may have just started.
+const SIGNING: Duration = Duration::from_secs(10);
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 /// After so long without a decision somebody may have to make it.
@@ -65,27 +67,53 @@ pub async fn discover(invitation: &Invitation<'_>) -> anyhow::Result<String> {
     let anyone = connect(&anyone)?;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let start = stdx::mono();
+    let (mut answered, mut told) = (None, String::new());
     let authority = loop {
-        let why = match cluster_info(&anyone).await {
+        let (why, limit) = match cluster_info(&anyone).await {
             Ok(info) => match recognized(&info, invitation)? {
                 Some(authority) => break authority,
-                None => "the cluster does not sign for this token: it may have ended".to_owned(),
+                None => {
+                    let since = *answered.get_or_insert_with(stdx::mono);
+                    (unsigned(invitation), SIGNING.saturating_sub(stdx::mono() - since))
+                }
             },
-            Err(error) => stdx::told(&error),
+            Err(error) => {
+                answered = None;
+                let why = format!("the cluster at {} does not answer: {}", invitation.server, stdx::told(&error));
+                (why, DISCOVERY.saturating_sub(stdx::mono() - start))
+            }
         };
-        if stdx::mono() - start > DISCOVERY {
-            bail!("find the cluster at {}: {why}", invitation.server);
+        if limit.is_zero() {
+            bail!(why);
         }
-        tracing::warn!(why, "the cluster is not known yet");
+        // Each fault once: people should not have to wait for the end to learn what is wrong.
+        if told != why {
+            println!("{why}; trying for {} s more", limit.as_secs());
+            told = why;
+        }
         stdx::sleep(backoff.fail()).await;
     };
-    // Whoever passed the signature on need not be the cluster.
+    // Whoever passed the signature on need not be the cluster. What is valid is judged by this machine's clock.
     let checked = connect(&trusting(invitation.server, &authority, Credentials::Anonymous))?;
-    let info = cluster_info(&checked).await.with_context(|| format!("check the cluster at {}", invitation.server))?;
+    let info = cluster_info(&checked).await;
+    let info = info.with_context(|| {
+        format!(
+            "the server at {} does not prove that it is the cluster's (by this machine's clock it is {:.0})",
+            invitation.server,
+            stdx::wall()
+        )
+    })?;
     if recognized(&info, invitation)?.as_ref() != Some(&authority) {
         bail!("{} does not tell everybody the same about its authority", invitation.server);
     }
     Ok(authority)
+}
+
+fn unsigned(invitation: &Invitation<'_>) -> String {
+    format!(
+        "the cluster at {} knows no token {}, or it has ended (`isopod token create` there makes another)",
+        invitation.server, invitation.token.0
+    )
 }
 
 async fn cluster_info(client: &Client) -> Result<ConfigMap, ClientError> {
@@ -233,13 +261,36 @@ pub async fn when<T>(client: &Client, watched: Watched, look: impl Fn(&Snapshot)
     }
 }
 
-/// Makes the machine known to the cluster: who vouches for the cluster, PEM. Keeps that and the node's certificate.
-pub async fn admitted(invitation: &Invitation<'_>, paths: &Paths, node: &str) -> anyhow::Result<String> {
+/// Refuses a name under which another machine is at work. Upstream: kubeadm's `kubelet-start` phase.
+async fn unclaimed(client: &Client, node: &str) -> anyhow::Result<()> {
+    let found = match client.find(Target::new("", "v1", "nodes").name(node)).await {
+        // A cluster that was not made for such questions: its own checks have to do.
+        Err(error) if error.is_forbidden() => return Ok(()),
+        found => found.context("look whether there is a node of that name")?,
+    };
+    let Some(found) = found else { return Ok(()) };
+    let status = found.typed::<Node>()?.status.unwrap_or_default();
+    let ready = |condition: &NodeCondition| condition.type_ == "Ready" && condition.status == "True";
+    if status.conditions.iter().flatten().any(ready) {
+        bail!(
+            "the cluster has a node {node:?} already, and it is ready: give this machine another name (--node-name), or, if \
+             it is that node, take the old one away first (`kubectl delete node {node}`)"
+        );
+    }
+    Ok(())
+}
+
+/// Makes the machine known to the cluster: who vouches for the cluster, PEM. Keeps that and the node's certificate. `returns`
+/// if it was that node before and lost what proved it.
+pub async fn admitted(invitation: &Invitation<'_>, paths: &Paths, node: &str, returns: bool) -> anyhow::Result<String> {
     let authority = discover(invitation).await?;
     println!("the cluster at {} is the one that the token is of", invitation.server);
     let (id, secret) = invitation.token;
     let credentials = Credentials::Token(Secret(format!("{id}.{secret}")));
     let client = connect(&trusting(invitation.server, &authority, credentials))?;
+    if !returns {
+        unclaimed(&client, node).await?;
+    }
     pki::Files::open(&paths.pki())?;
     pki::files::write_private(&paths.authority(), &authority)?;
     Proof::Client.renew(&client, paths, node, &[]).await?;

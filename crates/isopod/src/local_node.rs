@@ -151,7 +151,7 @@ fn rule_facts(settings: &Settings) -> RuleFacts {
         (Protocol::Tcp, dataplane::METRICS_PORT),
         (Protocol::Tcp, node::server::PORT),
     ];
-    host_ports.extend((!settings.listen.is_empty()).then_some((Protocol::Tcp, settings.port)));
+    host_ports.extend((!settings.served.api.is_empty()).then_some((Protocol::Tcp, settings.port)));
     RuleFacts {
         node_name: settings.node_name.clone(),
         names: settings.names.clone(),
@@ -280,7 +280,7 @@ async fn serve_agent(
     tasks: &TaskTree,
 ) -> anyhow::Result<()> {
     let mut listeners = Vec::new();
-    for address in &settings.agent_listen {
+    for address in &settings.served.agent {
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         listeners.push(Listener::Tcp(listener));
     }

@@ -37,10 +37,21 @@ pub struct Settings {
     pub port: u16,
     /// How long a node may be silent.
     pub node_monitor_grace_period: Duration,
-    /// Where the API is served; nowhere by a node of a cluster elsewhere.
-    pub listen: Vec<SocketAddr>,
-    /// Where the agent answers.
-    pub agent_listen: Vec<SocketAddr>,
+    pub served: Served,
+}
+
+/// Where this machine's servers are found.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// Where the API listens; nowhere on a node of a cluster elsewhere.
+    pub api: Vec<SocketAddr>,
+    /// Where the agent listens.
+    pub agent: Vec<SocketAddr>,
+    /// The machine's addresses: what listens everywhere is found at each.
+    pub own: Vec<IpAddr>,
+    /// Where else the API is reached, as it was told: over a balancer or a translation of addresses, say.
+    pub more_addresses: Vec<IpAddr>,
+    pub more_names: Vec<String>,
 }
 
 impl Settings {
@@ -71,6 +82,7 @@ impl Settings {
         }
         let node_name = node_name(&up.node);
         wrong.extend(faults(&up.node));
+        wrong.extend(strange_names(&up.apiserver_cert_extra_sans));
         let (Some(pod_cidr), Some(service_cidr), true) = (pods, services, wrong.is_empty()) else {
             bail!("{}", wrong.join("; "));
         };
@@ -78,6 +90,19 @@ impl Settings {
         let dns_address = service_cidr.network().nth(DNS_OFFSET).context("the range of Services is too small")?;
         let address = up.node.node_ip.or_else(|| among_machines(&up.bind)).unwrap_or(gateway);
         let reached: Vec<IpAddr> = up.bind.iter().copied().chain([address]).collect();
+        let sans = &up.apiserver_cert_extra_sans;
+        let everywhere = up.bind.iter().any(IpAddr::is_unspecified);
+        let served = Served {
+            api: listen_addresses(gateway, up.port, &up.bind),
+            agent: listen_addresses(gateway, node::server::PORT, &reached),
+            own: if everywhere {
+                net::machine_addresses().context("read this machine's addresses")?
+            } else {
+                Vec::new()
+            },
+            more_addresses: sans.iter().filter_map(|text| text.parse().ok()).collect(),
+            more_names: sans.iter().filter(|text| text.parse::<IpAddr>().is_err()).cloned().collect(),
+        };
         Ok(Settings {
             node_name,
             names: Names::default(),
@@ -89,8 +114,7 @@ impl Settings {
             address,
             port: up.port,
             node_monitor_grace_period: grace?,
-            listen: listen_addresses(gateway, up.port, &up.bind),
-            agent_listen: listen_addresses(gateway, node::server::PORT, &reached),
+            served,
         })
     }
 
@@ -109,8 +133,7 @@ impl Settings {
             address,
             port: 0,
             node_monitor_grace_period: Duration::ZERO,
-            listen: Vec::new(),
-            agent_listen: listen_addresses(gateway, node::server::PORT, &[address]),
+            served: Served { agent: listen_addresses(gateway, node::server::PORT, &[address]), ..Served::default() },
         })
     }
 
@@ -121,14 +144,16 @@ impl Settings {
 
     /// Whether other machines can reach the API.
     pub fn is_open(&self) -> bool {
-        let mut served = self.listen.iter().map(SocketAddr::ip);
+        let mut served = self.served.api.iter().map(SocketAddr::ip);
         self.address != self.gateway && served.any(|at| at == self.address || at.is_unspecified())
     }
 
     /// The addresses that a server of this machine, which listens there, is found at.
     pub fn found_at(&self, listen: &[SocketAddr]) -> Vec<IpAddr> {
         let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), self.gateway];
-        for address in listen.iter().map(SocketAddr::ip).chain([self.address]) {
+        let everywhere = listen.iter().any(|address| address.ip().is_unspecified());
+        let own = self.served.own.iter().copied().filter(|_| everywhere);
+        for address in listen.iter().map(SocketAddr::ip).chain([self.address]).chain(own) {
             if !address.is_unspecified() && !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -174,6 +199,17 @@ pub fn end_last() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()) {
         tracing::info!(%error, "the kernel may end this program for want of memory like any other");
     }
+}
+
+/// What is wrong with names that the API is to have.
+fn strange_names(sans: &[String]) -> Vec<String> {
+    let named = sans.iter().filter(|text| text.parse::<IpAddr>().is_err());
+    // A certificate may be for all names of a domain.
+    let faults = named.flat_map(|name| {
+        let faults = api::names::dns_subdomain(name.strip_prefix("*.").unwrap_or(name));
+        faults.into_iter().map(move |fault| format!("--apiserver-cert-extra-sans {name:?}: {fault}"))
+    });
+    faults.collect()
 }
 
 /// The address at which other machines find what listens at these.

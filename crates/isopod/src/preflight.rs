@@ -10,7 +10,7 @@ use crate::machine::Settings;
 /// What is missing, each with what to do about it.
 pub fn missing(settings: &Settings) -> Vec<String> {
     let mut missing = Vec::new();
-    for address in settings.listen.iter().chain(&settings.agent_listen) {
+    for address in settings.served.api.iter().chain(&settings.served.agent) {
         // The node's own address in the pod network may not be there before the first start.
         if let Err(error) = TcpListener::bind(address)
             && error.kind() != std::io::ErrorKind::AddrNotAvailable

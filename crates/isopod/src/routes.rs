@@ -33,6 +33,10 @@ impl node::Rules for NodeRules {
             tracing::warn!(%error, pod_uid, "an ended pod stays excluded from the rules");
         }
     }
+
+    fn obstacles(&self) -> Vec<String> {
+        self.0.closed()
+    }
 }
 
 /// What rules and names are made from.

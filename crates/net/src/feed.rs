@@ -27,6 +27,9 @@ const QUEUE: usize = 1024;
 const ENDING_MAX: usize = 4096;
 /// How long after a change by others ours is checked, so that one check serves all changes of a firewall's restart.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How often it is looked whether a firewall that takes no rules of ours is still there: when the program whose table it is
+/// ends, the kernel removes the table and says nothing of it.
+const CLOSED_LOOK: Duration = Duration::from_secs(5);
 const RETRY_BASE: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long the data-plane process may take to greet.
@@ -49,6 +52,7 @@ pub struct FeedOptions {
 pub struct Feed {
     line: Arc<Line>,
     unsupported: Arc<Mutex<BTreeMap<ObjectKey, Vec<String>>>>,
+    closed: Arc<Mutex<Vec<String>>>,
 }
 
 /// The way to the thread. The sender is absent only while this is dropped.
@@ -82,11 +86,13 @@ impl Feed {
         let (states, latest) = watch::channel(None);
         let unsupported = Arc::<Mutex<BTreeMap<ObjectKey, Vec<String>>>>::default();
         let (ready, started) = oneshot::channel();
-        let (their_wake, their_unsupported) = (Arc::clone(&wake), Arc::clone(&unsupported));
+        let closed = Arc::<Mutex<Vec<String>>>::default();
+        let their_wake = Arc::clone(&wake);
+        let told = Told { states, unsupported: Arc::clone(&unsupported), closed: Arc::clone(&closed) };
         let (facts, netns) = (options.facts, options.netns);
         thread::Builder::new()
             .name("service-rules".into())
-            .spawn(move || match Worker::open(facts, netns, states, their_unsupported) {
+            .spawn(move || match Worker::open(facts, netns, told) {
                 Ok(worker) => {
                     drop(ready.send(Ok(())));
                     worker.run(&queue, &their_wake);
@@ -98,7 +104,7 @@ impl Feed {
         if let Some(socket) = options.dataplane {
             tasks.spawn("dataplane-feed", forward(socket, latest));
         }
-        Ok(Feed { line: Arc::new(Line { commands: Some(commands), wake }), unsupported })
+        Ok(Feed { line: Arc::new(Line { commands: Some(commands), wake }), unsupported, closed })
     }
 
     /// Makes the kernel serve `state`, which must come from complete lists, and tells the data-plane process. Resolves
@@ -125,6 +131,11 @@ impl Feed {
         self.unsupported.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Chains of others' firewalls that may keep pods' packets out and take no rules of ours, each in a sentence.
+    pub fn closed(&self) -> Vec<String> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<Applied, NetError> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply))?;
@@ -149,13 +160,19 @@ fn signal(wake: &OwnedFd) {
     debug_assert!(!full, "a counter of 64 bits is not filled by wake-ups");
 }
 
+/// What the rules' thread tells others.
+struct Told {
+    states: watch::Sender<Option<Arc<NetState>>>,
+    unsupported: Arc<Mutex<BTreeMap<ObjectKey, Vec<String>>>>,
+    closed: Arc<Mutex<Vec<String>>>,
+}
+
 /// What the rules' thread holds.
 struct Worker {
     facts: NodeFacts,
     kernel: Kernel,
     changes: Socket,
-    states: watch::Sender<Option<Arc<NetState>>>,
-    unsupported: Arc<Mutex<BTreeMap<ObjectKey, Vec<String>>>>,
+    told: Told,
     state: Option<Arc<NetState>>,
     ending: BTreeSet<String>,
     waiting: Vec<Reply>,
@@ -168,17 +185,12 @@ enum Due {
     Nothing,
     /// Somebody changed nftables.
     Check,
-    /// The last attempt failed.
-    Retry(Duration),
+    /// The last attempt failed, or something has to be looked at again that does not announce itself.
+    Look(Duration),
 }
 
 impl Worker {
-    fn open(
-        facts: NodeFacts,
-        netns: Option<PathBuf>,
-        states: watch::Sender<Option<Arc<NetState>>>,
-        unsupported: Arc<Mutex<BTreeMap<ObjectKey, Vec<String>>>>,
-    ) -> Result<Worker, NetError> {
+    fn open(facts: NodeFacts, netns: Option<PathBuf>, told: Told) -> Result<Worker, NetError> {
         if let Some(path) = netns {
             let file = namespace::open(&path).map_err(NetError::io(format!("open {}", path.display())))?;
             namespace::enter(file).map_err(NetError::io(format!("enter {}", path.display())))?;
@@ -189,8 +201,7 @@ impl Worker {
             facts,
             kernel: Kernel::open().map_err(NetError::kernel("open a netfilter socket"))?,
             changes: Socket::netfilter_changes().map_err(NetError::kernel("watch netfilter"))?,
-            states,
-            unsupported,
+            told,
             state: None,
             ending: BTreeSet::new(),
             waiting: Vec::new(),
@@ -220,7 +231,7 @@ impl Worker {
                 if self.take_notifications() && due == Due::Nothing {
                     due = Due::Check;
                 }
-            } else if foreign && due == Due::Nothing {
+            } else if foreign {
                 due = Due::Check;
             }
         }
@@ -231,7 +242,7 @@ impl Worker {
         let patience = match due {
             Due::Nothing => None,
             Due::Check => Timespec::try_from(SETTLE).ok(),
-            Due::Retry(delay) => Timespec::try_from(delay).ok(),
+            Due::Look(delay) => Timespec::try_from(delay).ok(),
         };
         let mut sources =
             [PollFd::new(wake, PollFlags::IN), PollFd::from_borrowed_fd(self.changes.as_fd(), PollFlags::IN)];
@@ -302,25 +313,37 @@ impl Worker {
             false => Arc::new(state.with_ending(&self.ending)),
         };
         let rules = rule_set(&state, &self.facts);
-        self.unsupported.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&rules.unsupported);
+        self.told.unsupported.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&rules.unsupported);
+        if !self.kernel.closed().is_empty() {
+            self.kernel.forget_others();
+        }
         let outcome = self.kernel.apply(&rules).map_err(Arc::new);
+        self.tell_closed();
         let due = match &outcome {
             Ok(_) => {
                 self.backoff.succeed();
-                Due::Nothing
+                if self.kernel.closed().is_empty() { Due::Nothing } else { Due::Look(CLOSED_LOOK) }
             }
             Err(error) => {
                 let delay = self.backoff.fail();
                 tracing::error!(%error, ?delay, "the kernel refused the service rules");
-                Due::Retry(delay)
+                Due::Look(delay)
             }
         };
         for reply in self.waiting.drain(..) {
             // A caller that has gone needs no answer.
             drop(reply.send(outcome.clone()));
         }
-        self.states.send_replace(Some(state));
+        self.told.states.send_replace(Some(state));
         due
+    }
+
+    fn tell_closed(&self) {
+        let mut told = self.told.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        for chain in self.kernel.closed().iter().filter(|chain| !told.contains(chain)) {
+            tracing::warn!(chain, "a firewall may keep pods' packets out");
+        }
+        *told = self.kernel.closed().to_vec();
     }
 }
 

@@ -24,6 +24,7 @@ mod error;
 mod health;
 mod hostports;
 mod http;
+mod machine;
 mod names;
 mod namespace;
 mod netlink;
@@ -35,5 +36,6 @@ mod testbed;
 
 pub use cleanup::{CleanupOptions, cleanup};
 pub use error::NetError;
+pub use machine::machine_addresses;
 pub use names::Names;
 pub use netlink::socket::NetlinkError;

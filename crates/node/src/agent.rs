@@ -50,6 +50,11 @@ pub trait Rules: Send + Sync {
 
     /// Nothing is left of the pod, so that nothing has to be kept out.
     fn forget(&self, pod_uid: &str);
+
+    /// What of the machine's own may keep packets of pods from where they are to go, each in a sentence.
+    fn obstacles(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What an agent is made of.

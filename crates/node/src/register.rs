@@ -32,6 +32,9 @@ const REPORT: Duration = Duration::from_secs(300);
 /// Images told in the status. Upstream: `nodeStatusMaxImages`.
 const IMAGES_MAX: usize = 50;
 
+/// The condition of a node whose firewall may keep pods' packets out and takes no rules that let them pass. Ours alone.
+const FIREWALL: &str = "FirewallClosed";
+
 /// What a Node says of its machine.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -233,7 +236,7 @@ impl Registration {
         NodeStatus {
             capacity: Some(self.reserved.capacity(machine.capacity())),
             allocatable: Some(self.reserved.allocatable(machine.capacity())),
-            conditions: Some(conditions(told_status, pressure, before)),
+            conditions: Some(conditions(told_status, pressure, &context.rules.obstacles(), before)),
             features: told_status
                 .map(|status| NodeFeatures { supplemental_groups_policy: Some(status.supplemental_groups_policy) }),
             runtime_handlers: told_status.map(handlers),
@@ -332,7 +335,12 @@ fn handlers(status: &RuntimeStatus) -> Vec<NodeRuntimeHandler> {
     status.handlers.iter().map(handler).collect()
 }
 
-fn conditions(runtime: Option<&RuntimeStatus>, pressure: Pressure, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
+fn conditions(
+    runtime: Option<&RuntimeStatus>,
+    pressure: Pressure,
+    obstacles: &[String],
+    before: Option<&NodeStatus>,
+) -> Vec<NodeCondition> {
     let broken = broken(runtime);
     let ready = if broken.is_empty() {
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned())
@@ -345,7 +353,8 @@ fn conditions(runtime: Option<&RuntimeStatus>, pressure: Pressure, before: Optio
         let (reason, message) = words[usize::from(short)];
         (kind, if short { "True" } else { "False" }, reason, message.to_owned())
     };
-    let wanted = [
+    let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let mut wanted = vec![
         told(
             "MemoryPressure",
             pressure.memory,
@@ -372,8 +381,13 @@ fn conditions(runtime: Option<&RuntimeStatus>, pressure: Pressure, before: Optio
         ),
         ready,
     ];
+    // Nodes without one have no such condition, as upstream's nodes do; of one that went it is told that it did.
+    if !obstacles.is_empty() {
+        wanted.push((FIREWALL, "True", "FirewallTakesNoRules", obstacles.join("; ")));
+    } else if old.iter().any(|condition| condition.type_ == FIREWALL) {
+        wanted.push((FIREWALL, "False", "FirewallIsOpen", "no firewall keeps the rules for pods out".to_owned()));
+    }
     let now = wall();
-    let old = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     wanted
         .into_iter()
         .map(|(type_, status, reason, message)| {
@@ -410,6 +424,13 @@ fn news(node: &str, before: Option<&NodeStatus>, now: &NodeStatus) -> Vec<(Sever
         }
         let reason = if is.as_deref() == Some("True") { holds } else { holds_not };
         news.push((Severity::Normal, reason, format!("Node {node} status is now: {reason}")));
+    }
+    if status_of(now, FIREWALL).as_deref() == Some("True")
+        && before.and_then(|before| status_of(before, FIREWALL)).as_deref() != Some("True")
+    {
+        let closed = now.conditions.iter().flatten().find(|condition| condition.type_ == FIREWALL);
+        let message = closed.and_then(|closed| closed.message.clone()).unwrap_or_default();
+        news.push((Severity::Warning, FIREWALL, message));
     }
     let boot = |status: &NodeStatus| status.node_info.as_ref().map(|info| info.boot_id.clone());
     if let (Some(old), Some(new)) = (before.and_then(boot), boot(now))
@@ -506,8 +527,30 @@ mod tests {
                 message:Network plugin returns error: cni plugin not initialized"]
         );
         assert_eq!(broken(None), ["container runtime is down"]);
-        let ready = conditions(None, Pressure::default(), None).pop().unwrap();
+        let ready = conditions(None, Pressure::default(), &[], None).pop().unwrap();
         assert_eq!((ready.status.as_str(), ready.message.as_deref()), ("False", Some("container runtime is down")));
+    }
+
+    #[test]
+    fn a_firewall_that_is_closed_is_told_until_it_is_not() {
+        let of = |obstacles: &[&str], before: Option<&NodeStatus>| {
+            let obstacles: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
+            let conditions = conditions(None, Pressure::default(), &obstacles, before);
+            NodeStatus { conditions: Some(conditions), ..NodeStatus::default() }
+        };
+        let told = |status: &NodeStatus| {
+            let found = status.conditions.iter().flatten().find(|condition| condition.type_ == FIREWALL);
+            found.map(|found| (found.status.clone(), found.message.clone().unwrap_or_default()))
+        };
+        let open = of(&[], None);
+        assert_eq!(told(&open), None);
+        let closed = of(&["a", "b"], Some(&open));
+        assert_eq!(told(&closed), Some(("True".into(), "a; b".into())));
+        check(Some(&open), &closed, &["FirewallClosed"]);
+        check(Some(&closed), &closed, &[]);
+        let again = of(&[], Some(&closed));
+        assert_eq!(told(&again).map(|(status, _)| status).as_deref(), Some("False"));
+        check(Some(&closed), &again, &[]);
     }
 
     #[test]

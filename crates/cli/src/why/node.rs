@@ -22,6 +22,7 @@ pub(super) fn findings(node: &Value, world: &World) -> Vec<Finding> {
             "kubectl top pods -A --sort-by=memory".to_owned(),
         )
     }));
+    found.extend(firewalled(node));
     found.extend(cordoned(node));
     found.extend(tainted(node));
     found.extend(held(node, world));
@@ -46,6 +47,15 @@ fn not_ready(node: &Value) -> Option<Finding> {
     Some(match silent {
         true => finding.advised("Look whether the machine runs and reaches the API; start the agent there."),
         false => finding.advised("Mend what its message names."),
+    })
+}
+
+fn firewalled(node: &Value) -> Option<Finding> {
+    const KIND: &str = "FirewallClosed";
+    is(node, KIND, "True").then(|| {
+        Finding::new(KIND, "A firewall of the machine's own may keep packets of pods out, and nobody else may open it.")
+            .seen(told(node, KIND))
+            .advised("Let that firewall pass what its message names, or do without it: its own program has to do that.")
     })
 }
 

@@ -113,6 +113,29 @@ async fn a_firewall_that_comes_later_is_opened_for_pods() {
 }
 
 #[tokio::test]
+async fn a_firewall_that_takes_no_rules_is_told_as_long_as_it_is_there_and_hinders_no_others() {
+    let node = TestNode::start().await;
+    let a = node.pod("a").await;
+    a.serve_tcp(3000, "a");
+    let [firewall, other] = [(); 2].map(|()| node.namespace.run(|| Socket::netfilter().unwrap()));
+    crate::rules::tests::add_owned_dropping_chain(&firewall, "own", 2);
+    crate::rules::tests::add_dropping_chain(&other, "others", 2);
+    let tasks = TaskTree::default();
+    let feed = feed(&node, &tasks).await;
+    assert_eq!(feed.apply(web(&[a.address])).await.unwrap().foreign_chains, 1);
+    let closed = feed.closed();
+    assert!(closed.len() == 1 && closed[0].contains("\"ip own HOOK2\""), "{closed:?}");
+    assert_eq!(feed.apply(web(&[a.address, [10, 244, 0, 99].into()])).await.unwrap().foreign_chains, 0);
+    drop(firewall);
+    let mut rounds = 0;
+    while !feed.closed().is_empty() {
+        rounds += 1;
+        assert!(rounds < 1000, "{:?}", feed.closed());
+        stdx::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn ignored_fields_are_told() {
     let node = TestNode::start().await;
     let tasks = TaskTree::default();

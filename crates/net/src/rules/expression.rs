@@ -1,6 +1,6 @@
 //! The steps that a rule takes, and how the kernel spells them.
 
-use crate::netlink::Message;
+use crate::netlink::{Attributes, Message, attributes};
 
 /// Four bytes of a rule's memory; values longer than that continue in the following ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub(crate) const ANONYMOUS_MAP: &str = "__map%d";
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_TARGET_NAME: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
@@ -153,6 +155,27 @@ pub(crate) fn read_goto<'a>(data: crate::netlink::Attributes<'a>) -> Option<&'a 
 /// The value of a data attribute.
 pub(crate) fn read_value<'a>(data: crate::netlink::Attributes<'a>) -> Option<&'a [u8]> {
     data.get(NFTA_DATA_VALUE)
+}
+
+/// Whether a rule of somebody else's, by its list of steps, drops or refuses every packet that comes to it.
+pub(crate) fn drops_all(steps: Attributes<'_>) -> bool {
+    for (_, step) in steps {
+        let step = attributes(step);
+        let data = step.nested(NFTA_EXPR_DATA);
+        match step.text(NFTA_EXPR_NAME) {
+            Some("counter" | "log") => {}
+            Some("reject") => return true,
+            // What the program `iptables` makes of its own targets.
+            Some("target") => return data.text(NFTA_TARGET_NAME) == Some("REJECT"),
+            Some("immediate") => {
+                let code = data.nested(NFTA_IMMEDIATE_DATA).nested(NFTA_DATA_VERDICT).be32(NFTA_VERDICT_CODE);
+                return code == Some(NF_DROP as u32);
+            }
+            // It looks at the packet, or does something that we do not know.
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn name(step: &Step) -> &'static str {

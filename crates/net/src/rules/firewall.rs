@@ -1,8 +1,9 @@
 //! A host firewall beside us: what it would drop for want of a rule, although pods need it.
 //!
-//! In nftables a packet must be accepted by *every* base chain of a hook. So where another table's chain drops by
-//! policy what no rule names, accepting in our own table is of no use, and the rules have to stand in that chain: at
-//! its beginning, as upstream's proxy puts its own into iptables', and marked by a comment.
+//! In nftables a packet must be accepted by *every* base chain of a hook. So where another table's chain drops what no
+//! rule names, by its policy or by its last rule, accepting in our own table is of no use, and the rules have to stand in
+//! that chain: at its beginning, as upstream's proxy puts its own into iptables', and marked by a comment. A table that a
+//! program has for itself takes rules of nobody else: then all that is left is to say so.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,11 +12,11 @@ use rustix::io::Errno;
 
 use super::NodeFacts;
 use super::common::{destination_address, destination_port, in_network, pod_ranges, source_address};
-use super::expression::{Fact, Register, Step};
+use super::expression::{self, Fact, Register, Step};
 use super::transaction::{
     AF_INET, GETCHAIN, GETRULE, NEWCHAIN, NEWRULE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY,
-    NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_TABLE,
-    NFTA_RULE_USERDATA, Transaction, body, comment_of,
+    NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
+    NFTA_RULE_TABLE, NFTA_RULE_USERDATA, Transaction, body, comment_of,
 };
 use crate::input::Protocol;
 use crate::names::Names;
@@ -34,24 +35,68 @@ struct ForeignChain {
     table: String,
     name: String,
     hook: u32,
+    /// By policy.
     drops: bool,
 }
 
-/// Puts our rules into chains that drop by policy and takes them out of those that no longer do. The number of chains
-/// that were changed.
-pub(super) fn open_for_pods(socket: &Socket, facts: &NodeFacts) -> Result<usize, NetlinkError> {
-    let mut changed = 0;
-    for chain in foreign_chains(socket, &facts.names)? {
-        let wanted = if chain.drops { wanted_rules(&chain, facts) } else { Vec::new() };
-        changed += usize::from(set_rules(socket, &facts.names, &chain, &wanted)?);
+impl ForeignChain {
+    /// As the program `nft` names it.
+    fn shown(&self) -> String {
+        let family = if self.family == AF_INET { "ip" } else { "inet" };
+        format!("{family} {} {}", self.table, self.name)
     }
-    Ok(changed)
+}
+
+/// What became of the chains of others.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    /// How many were changed.
+    pub(super) changed: usize,
+    /// Those that drop what they do not know, and take no rules of ours: in words, for people.
+    pub(super) closed: Vec<String>,
+}
+
+/// Puts our rules into chains that drop what no rule names and takes them out of those that no longer do.
+pub(super) fn open_for_pods(socket: &Socket, facts: &NodeFacts) -> Result<Opened, NetlinkError> {
+    let mut opened = Opened::default();
+    for chain in foreign_chains(socket, &facts.names)? {
+        let present = match present_rules(socket, &facts.names, &chain) {
+            // The chain went away since it was listed, and whatever takes its place announces itself.
+            Err(error) if error.is(Errno::NOENT) => continue,
+            present => present?,
+        };
+        let wanted = if chain.drops || present.end_drops { wanted_rules(&chain, facts) } else { Vec::new() };
+        match set_rules(socket, &chain, &present, &wanted) {
+            Ok(changed) => opened.changed += usize::from(changed),
+            Err(error) if error.is(Errno::NOENT) => {}
+            Err(error) if error.is(Errno::PERM) => opened.closed.push(closed(&chain, facts)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(opened)
+}
+
+/// That a chain is closed to pods as far as we can see, and what its owner can do about it.
+fn closed(chain: &ForeignChain, facts: &NodeFacts) -> String {
+    let interfaces = format!("interfaces {}*", facts.names.veth_prefix);
+    let ranges: Vec<String> = pod_ranges(facts).map(ToString::to_string).collect();
+    format!(
+        "the firewall chain \"{}\" drops what its own rules do not let pass, and the program whose table it is lets nobody else \
+         add rules: unless it lets packets of {interfaces} and of {} pass, pods and Services may not be reached",
+        chain.shown(),
+        ranges.join(", ")
+    )
 }
 
 /// Takes our rules out of all chains of others.
 pub(super) fn close_for_pods(socket: &Socket, names: &Names) -> Result<(), NetlinkError> {
     for chain in foreign_chains(socket, names)? {
-        set_rules(socket, names, &chain, &[])?;
+        let outcome = present_rules(socket, names, &chain).and_then(|present| set_rules(socket, &chain, &present, &[]));
+        match outcome {
+            // A table that somebody has for themselves got none.
+            Err(error) if error.is(Errno::NOENT) || error.is(Errno::PERM) => {}
+            outcome => drop(outcome?),
+        }
     }
     Ok(())
 }
@@ -132,34 +177,32 @@ fn of_ipv4() -> [Step; 2] {
 /// Makes the rules with our tag in `chain` those of `wanted`; whether that took a change.
 fn set_rules(
     socket: &Socket,
-    names: &Names,
     chain: &ForeignChain,
+    present: &Present,
     wanted: &[(String, Vec<Step>)],
 ) -> Result<bool, NetlinkError> {
-    let found = match tagged_rules(socket, names, chain) {
-        // The chain went away since it was listed, and whatever takes its place announces itself.
-        Err(error) if error.is(Errno::NOENT) => return Ok(false),
-        found => found?,
-    };
-    if found.keys().eq(wanted.iter().map(|(comment, _)| comment).collect::<std::collections::BTreeSet<_>>()) {
+    let comments = wanted.iter().map(|(comment, _)| comment).collect::<std::collections::BTreeSet<_>>();
+    if present.ours.keys().eq(comments) {
         return Ok(false);
     }
     let mut transaction = Transaction::new(chain.family, &chain.table);
-    found.values().flatten().for_each(|handle| transaction.remove_rule(&chain.name, *handle));
+    present.ours.values().flatten().for_each(|handle| transaction.remove_rule(&chain.name, *handle));
     wanted.iter().for_each(|(comment, steps)| transaction.prepend_rule(&chain.name, steps, comment));
-    match transaction.commit(socket) {
-        Err(error) if error.is(Errno::NOENT) => Ok(false),
-        outcome => outcome.map(|()| true),
-    }
+    transaction.commit(socket).map(|()| true)
 }
 
-/// The handles of rules with our tag, by comment.
-fn tagged_rules(
-    socket: &Socket,
-    names: &Names,
-    chain: &ForeignChain,
-) -> Result<BTreeMap<String, Vec<u64>>, NetlinkError> {
+/// What stands in a chain of others.
+#[derive(Debug, Default)]
+struct Present {
+    /// The handles of rules with our tag, by comment.
+    ours: BTreeMap<String, Vec<u64>>,
+    /// Whether the last rule drops all that comes to it. Ours stand before it.
+    end_drops: bool,
+}
+
+fn present_rules(socket: &Socket, names: &Names, chain: &ForeignChain) -> Result<Present, NetlinkError> {
     let tag = format!("{}: ", names.foreign_rule_tag());
+    let mut end_drops = false;
     let rules = socket.dump(
         |batch, flags| {
             let mut message = batch.message(GETRULE, flags, &[chain.family, 0, 0, 0]);
@@ -167,16 +210,17 @@ fn tagged_rules(
         },
         |message| {
             let (_, list) = body(message, NEWRULE, chain.family)?;
-            let ours =
-                list.text(NFTA_RULE_TABLE) == Some(&chain.table) && list.text(NFTA_RULE_CHAIN) == Some(&chain.name);
-            let comment =
-                list.get(NFTA_RULE_USERDATA).and_then(comment_of).filter(|text| ours && text.starts_with(&tag))?;
+            if list.text(NFTA_RULE_TABLE) != Some(&chain.table) || list.text(NFTA_RULE_CHAIN) != Some(&chain.name) {
+                return None;
+            }
+            end_drops = expression::drops_all(list.nested(NFTA_RULE_EXPRESSIONS));
+            let comment = list.get(NFTA_RULE_USERDATA).and_then(comment_of).filter(|text| text.starts_with(&tag))?;
             Some((comment.to_owned(), list.be64(NFTA_RULE_HANDLE)?))
         },
     )?;
-    let mut by_comment: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut ours: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for (comment, handle) in rules {
-        by_comment.entry(comment).or_default().push(handle);
+        ours.entry(comment).or_default().push(handle);
     }
-    Ok(by_comment)
+    Ok(Present { ours, end_drops })
 }

@@ -10,9 +10,9 @@ use super::difference::{Chain, Change, Installed, Member, Part, Set, changes, in
 use super::expression;
 use super::target::{chain_named, frontend_of, key_of, key_of_member, member_of, name_of_chain, write_chain};
 use super::transaction::{
-    AF_INET, DELRULE, Element, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, NEWCHAIN, NEWGENERATION, NEWRULE, NEWSETELEM,
-    NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
-    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
+    AF_INET, DELCHAIN, DELRULE, Element, GETCHAIN, GETRULE, GETSETELEM, GETTABLE, NEWCHAIN, NEWGENERATION, NEWRULE,
+    NEWSETELEM, NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
+    NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
     NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, SUBSYSTEM, Transaction, body, comment_of,
 };
 use super::{NodeFacts, RuleSet, firewall};
@@ -30,6 +30,8 @@ pub(crate) struct Kernel {
     known: Option<Installed>,
     /// The facts for which tables of others are known to be right.
     others_known: Option<NodeFacts>,
+    /// Chains of others that keep pods' packets out and take no rules of ours, in words.
+    closed: Vec<String>,
     /// What conversations were last held against.
     conversations: Conversations,
 }
@@ -52,6 +54,7 @@ impl Kernel {
             socket: Socket::netfilter()?,
             known: None,
             others_known: None,
+            closed: Vec::new(),
             conversations: Conversations::new(),
         })
     }
@@ -72,6 +75,11 @@ impl Kernel {
         self.others_known = None;
     }
 
+    /// Chains of others that drop what they do not know and take no rules of ours, in words.
+    pub(crate) fn closed(&self) -> &[String] {
+        &self.closed
+    }
+
     /// Makes the kernel do what `rules` say, by as few changes as that takes, all at once.
     pub(crate) fn apply(&mut self, rules: &RuleSet) -> Result<Applied, NetlinkError> {
         let mut tries = TRIES;
@@ -84,7 +92,8 @@ impl Kernel {
         };
         let mut foreign_chains = 0;
         if self.others_known.as_ref() != Some(&rules.facts) {
-            foreign_chains = firewall::open_for_pods(&self.socket, &rules.facts)?;
+            let opened = firewall::open_for_pods(&self.socket, &rules.facts)?;
+            (foreign_chains, self.closed) = (opened.changed, opened.closed);
             self.others_known = Some(rules.facts.clone());
         }
         let conversations = self.forget_conversations(rules)?;
@@ -166,7 +175,7 @@ pub(crate) fn touches(message: &Incoming<'_>, names: &Names) -> Option<Touched> 
     if family == AF_INET && list.text(TABLE) == Some(&names.table) {
         return Some(Touched::Ours);
     }
-    matches!(message.kind, NEWCHAIN | DELRULE).then_some(Touched::Others)
+    matches!(message.kind, NEWCHAIN | DELCHAIN | NEWRULE | DELRULE).then_some(Touched::Others)
 }
 
 /// Whether the same difference, taken anew, may succeed: the table is not what it was thought to be, or others were

@@ -340,10 +340,20 @@ async fn a_server_on_the_node_is_reached_over_a_service_from_pods_and_from_the_n
 
 /// A firewall as hosts have them: a table of its own whose chain at `hook` drops what no rule names.
 pub(crate) fn add_dropping_chain(socket: &Socket, table: &str, hook: u32) {
+    add_chain(socket, table, hook, 0);
+}
+
+/// The same in a table that nobody else changes, and that goes with the socket.
+pub(crate) fn add_owned_dropping_chain(socket: &Socket, table: &str, hook: u32) {
+    const OWNER: u32 = 2;
+    add_chain(socket, table, hook, OWNER);
+}
+
+fn add_chain(socket: &Socket, table: &str, hook: u32, flags: u32) {
     const FAMILY: [u8; 4] = [2, 0, 0, 0];
     let mut batch = Batch::default();
     drop(batch.message(0x10, 0, &[0, 0, 0, 10]));
-    batch.message(10 << 8, NLM_F_CREATE, &FAMILY).put_text(1, table);
+    batch.message(10 << 8, NLM_F_CREATE, &FAMILY).put_text(1, table).put_be32(2, flags);
     batch
         .message(10 << 8 | 3, NLM_F_CREATE | NLM_F_EXCL, &FAMILY)
         .put_text(1, table)
