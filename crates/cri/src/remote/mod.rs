@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stdx::TaskTree;
+use tokio::sync::Notify;
 
 use crate::container::{ContainerConfig, ContainerFilter, ContainerStatus};
 use crate::error::{Error, Result};
@@ -54,6 +55,8 @@ struct Inner {
     events: EventSender,
     request_timeout: Duration,
     sub_paths: SubPaths,
+    /// Tells that a container was started.
+    started: Arc<Notify>,
     /// Whether the machine has control groups v2.
     unified: bool,
     /// Which sandbox a container belongs to: CRI's statuses do not tell.
@@ -84,6 +87,7 @@ impl Remote {
         let remote = Remote(Arc::new(Inner {
             connection: Connection::new(&options.socket),
             events: EventSender::default(),
+            started: Arc::default(),
             request_timeout: options.request_timeout,
             sub_paths: SubPaths::new(options.state_directory.join("sub-paths")),
             unified: unified.split_whitespace().any(|controller| controller == "memory"),
@@ -91,7 +95,8 @@ impl Remote {
         }));
         remote.version().await?;
         remote.check_cgroup_driver().await?;
-        tasks.spawn("runtime's events", events::run(remote.0.connection.clone(), remote.0.events.clone()));
+        let Inner { connection, events, started, .. } = &*remote.0;
+        tasks.spawn("runtime's events", events::run(connection.clone(), events.clone(), started.clone()));
         Ok(remote)
     }
 

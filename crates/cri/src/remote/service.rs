@@ -103,6 +103,7 @@ impl RuntimeService for Remote {
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let started = self.of_container("RuntimeService/StartContainer", id).await;
+            self.0.started.notify_one();
             started.map_err(|error| fault(error, ("container", id)))
         })
     }
