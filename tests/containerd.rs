@@ -6,7 +6,7 @@ use crate::clock::until;
 use crate::cluster::{Cluster, kubectls};
 use crate::example::{DNS, all_three_answer, example_options, service_address};
 use crate::load::{Aim, Connections, requests};
-use crate::runtime::{Runtime, on};
+use crate::runtime::{Containerd, Runtime, on};
 use crate::script;
 
 /// What is left in containerd of pods: sandboxes, containers and what they wrote.
@@ -45,9 +45,7 @@ fn the_example_lives_and_goes(runtime: Runtime, version: &str) {
     cluster.kill();
     let tally = requests(30, &Aim::Address(address), Connections::New);
     assert!(tally.failures.is_empty(), "without an agent: {:#?}", tally.failures);
-    let mut containerd = cluster.containerd.take().expect("the cluster runs on containerd");
-    containerd.restart(&cluster.machine);
-    cluster.containerd = Some(containerd);
+    cluster.runtime(Containerd::restart);
     cluster.up(&[]);
     cluster.node_is_ready();
     all_three_answer(&cluster, &Aim::Address(address));

@@ -91,6 +91,11 @@ impl Containerd {
     /// Ends it without asking and starts it anew, under its containers.
     pub fn restart(&mut self, machine: &Machine) {
         machine.shell(&format!("kill -9 $(cat {})", machine.folder.join("containerd.pid").display()));
+        self.start_again(machine);
+    }
+
+    /// Starts it anew when it has ended.
+    pub fn start_again(&mut self, machine: &Machine) {
         self.child.wait().expect("wait for containerd");
         std::fs::remove_file(self.folder.join("log")).expect("remove the log");
         self.child = run(machine, &self.folder, &self.programs);
