@@ -106,6 +106,21 @@ pub async fn open(
     Ok(Arc::new(runtime))
 }
 
+/// A folder on the file system of images, which another runtime may have elsewhere.
+pub async fn images_folder(said: &OfNode, paths: &Paths, runtime: &dyn Runtime) -> PathBuf {
+    if Elsewhere::chosen(said).is_none() {
+        return paths.images();
+    }
+    let told = match runtime.image_fs_info().await {
+        Ok(info) => info.container_filesystems.into_iter().chain(info.image_filesystems).next(),
+        Err(error) => {
+            tracing::warn!(%error, "the runtime does not say where its images are: they are taken to be with the pods");
+            None
+        }
+    };
+    told.map_or_else(|| paths.data().to_path_buf(), |found| found.mountpoint.into())
+}
+
 fn timeout(node: &OfNode) -> anyhow::Result<Duration> {
     let seconds = token::seconds("--runtime-request-timeout", &node.runtime_request_timeout)?;
     Ok(if seconds == 0 { REQUEST_TIMEOUT } else { Duration::from_secs(seconds) })
