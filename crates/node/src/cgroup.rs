@@ -43,6 +43,15 @@ pub struct Limits {
     pub memory_bytes: i64,
 }
 
+/// What is counted in a container's group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// Periods in which the quota was exhausted.
+    pub throttled_periods: Option<u64>,
+}
+
 impl Cgroups {
     /// The groups below `root`; the unified hierarchy is told by its file of controllers, and counts only with memory in it.
     pub fn open(root: &Path, parent: &str) -> Cgroups {
@@ -105,6 +114,29 @@ impl Cgroups {
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let uid = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_prefix(POD_PREFIX)?.to_owned());
         folders.filter_map(uid).collect()
+    }
+
+    /// What is counted of a container in its group, where its runtime made that by the container's id.
+    pub fn counts(&self, uid: &str, container_id: &str) -> Counts {
+        let (pids, cpu) = if self.unified { ("", "") } else { ("pids", "cpu") };
+        let read = |controller: &str, file: &str| {
+            let group = self.of_container(controller, uid, container_id)?;
+            fs::read_to_string(group.join(file)).ok()
+        };
+        let throttled = |text: String| text.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok());
+        Counts {
+            processes: read(pids, "pids.current").and_then(|text| text.trim().parse().ok()),
+            throttled_periods: read(cpu, "cpu.stat").and_then(throttled),
+        }
+    }
+
+    fn of_container(&self, controller: &str, uid: &str, container_id: &str) -> Option<PathBuf> {
+        let parent = self.folder(controller, &self.parent);
+        let tiers = [parent.clone(), parent.join(BURSTABLE), parent.join(BEST_EFFORT)];
+        // containerd's way to call it, and CRI-O's.
+        let names = [container_id.to_owned(), format!("crio-{container_id}")];
+        let groups = tiers.iter().map(|tier| tier.join(format!("{POD_PREFIX}{uid}")));
+        groups.flat_map(|pod| names.each_ref().map(|name| pod.join(name))).find(|group| group.exists())
     }
 
     /// The folders in which pods of each class have their groups, in every hierarchy: runtimes make groups below the pod's also
@@ -306,6 +338,24 @@ mod tests {
         cgroups.remove("u2").unwrap();
         assert_eq!(cgroups.pods(), ["u1".to_owned()].into());
         assert!(root.join("unified/kubepods/besteffort").exists() && root.join("misc/kubepods/burstable").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn counts_are_those_of_the_containers_own_group() {
+        let root = std::env::temp_dir().join(format!("isopod-node-counts-{}", std::process::id()));
+        drop(fs::remove_dir_all(&root));
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        write("pids/kubepods/burstable/podu1/c1/pids.current", "3\n");
+        write("cpu/kubepods/burstable/podu1/c1/cpu.stat", "nr_periods 9\nnr_throttled 7\nthrottled_time 1\n");
+        write("pids/kubepods/podu2/crio-c2/pids.current", "1\n");
+        let cgroups = Cgroups::open(&root, "kubepods");
+        assert_eq!(cgroups.counts("u1", "c1"), Counts { processes: Some(3), throttled_periods: Some(7) });
+        assert_eq!(cgroups.counts("u2", "c2"), Counts { processes: Some(1), throttled_periods: None });
+        assert_eq!(cgroups.counts("u1", "c2"), Counts::default());
         fs::remove_dir_all(&root).unwrap();
     }
 
