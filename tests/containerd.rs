@@ -163,6 +163,38 @@ fn users_of_a_pods_own_are_refused_where_containerd_cannot_map_them() {
     });
 }
 
+/// Its pods' groups would be where the agent does not look for them: better nothing runs than without limits.
+fn groups_by_systemd_are_refused(runtime: Runtime) {
+    let mut cluster = Cluster::absent_on(runtime);
+    cluster.runtime(|containerd, machine| containerd.configure(machine, "SystemdCgroup = false", "SystemdCgroup = true"));
+    let command = cluster.machine.command("up", &crate::cluster::named("ISOPOD_BINARY"));
+    cluster.start_up(command, &[]);
+    let (code, _) = cluster.ended();
+    let log = cluster.log();
+    assert!(code == Some(1) && log.contains("set SystemdCgroup = false"), "{log}");
+}
+
+#[test]
+fn a_containerd_that_makes_groups_by_systemd_is_refused() {
+    groups_by_systemd_are_refused(Runtime::Containerd2);
+    groups_by_systemd_are_refused(Runtime::Containerd16);
+}
+
+#[test]
+fn an_image_is_pulled_with_the_credentials_of_its_pod_on_containerd() {
+    on(Runtime::Containerd2, crate::registry::an_image_is_pulled_with_the_credentials_of_its_pod_and_not_without);
+}
+
+#[test]
+fn nothing_stays_through_kills_of_agent_containerd_and_shims() {
+    on(Runtime::Containerd2, || crate::leaks::nothing_stays_through_kills(2));
+}
+
+#[test]
+fn everything_comes_back_on_containerd_after_a_reboot() {
+    on(Runtime::Containerd2, crate::example::after_a_reboot_everything_comes_back);
+}
+
 #[test]
 fn a_network_that_others_configured_wins() {
     let mut cluster = Cluster::absent_on(Runtime::Containerd2);

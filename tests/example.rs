@@ -165,7 +165,7 @@ fn down_removes_what_runs_and_purge_what_is_kept() {
 }
 
 #[test]
-fn after_a_reboot_everything_comes_back() {
+pub fn after_a_reboot_everything_comes_back() {
     let (mut cluster, _) = with_example(&[], false);
     let folder = cluster.machine.folder.clone();
     cluster.kill();

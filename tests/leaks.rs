@@ -34,7 +34,7 @@ impl Dice {
 }
 
 /// What pods take of a machine, as the kernel and the data folder tell it, one thing a line. What containerd has for itself is
-/// its own: it does not clear its folder up after a shim that was killed.
+/// its own: it does not clear its folder up after a shim that was killed, and 1.6 loses namespaces for which it was killed.
 fn taken(cluster: &Cluster) -> String {
     let data = cluster.data().display().to_string();
     cluster.machine.shell(&format!(
@@ -42,9 +42,9 @@ fn taken(cluster: &Cluster) -> String {
          ip -o link | cut -d: -f2 | cut -d@ -f1 | sed 's/^ */link /' | sort; \
          ip route show table all | grep -v '^broadcast\\|^fe80\\|^multicast\\|^local' | sed 's/^/route /' | sort; \
          nft list ruleset | sed 's/^/rule /; s/counter packets [0-9]* bytes [0-9]*//; s/ expires [0-9a-z]*//'; \
-         cut -d' ' -f5 /proc/self/mountinfo | sed 's/^/mount /' | sort; \
+         cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/run/netns/ | sed 's/^/mount /' | sort; \
          find /sys/fs/cgroup -type d -path '*kubepods*' | sed 's/^/group /' | sort; \
-         find /run -mindepth 1 -path /run/containerd -prune -o -print | sed 's/^/run /' | sort; \
+         find /run -mindepth 1 -path /run/containerd -prune -o -print | grep -v ^/run/netns/ | sed 's/^/run /' | sort; \
          find {data} -mindepth 1 -type d -not -path '{data}/store*' | sed 's/^/folder /' | sort; \
          for process in /proc/[0-9]*; do \
          echo \"process $(readlink $process/exe) $(tr '\\0' ' ' <$process/cmdline | cut -d' ' -f1,2)\"; done 2>/dev/null \

@@ -94,6 +94,15 @@ impl Containerd {
         self.start_again(machine);
     }
 
+    /// The same, configured anew.
+    pub fn configure(&mut self, machine: &Machine, old: &str, new: &str) {
+        let file = self.folder.join("config.toml");
+        let text = std::fs::read_to_string(&file).expect("read a configuration");
+        assert!(text.contains(old), "{text}");
+        std::fs::write(&file, text.replace(old, new)).expect("write a configuration");
+        self.restart(machine);
+    }
+
     /// Starts it anew when it has ended.
     pub fn start_again(&mut self, machine: &Machine) {
         self.child.wait().expect("wait for containerd");
