@@ -101,7 +101,12 @@ pub async fn open(
     runtime.set_pod_cidr(&settings.pod_cidr.to_string()).await.context("tell the runtime the range of pods")?;
     // What was lost with a runtime or a plugin that ended half way.
     let sandboxes = runtime.list_pod_sandbox(PodSandboxFilter::default()).await.context("list sandboxes")?;
-    let valid = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+    let valid: Vec<String> = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+    runtime.retain(&valid).context("undo what was bound for sandboxes that are gone")?;
+    // The runtime may be taking sandboxes of an earlier agent back in this moment.
+    let folder = paths.network_state();
+    let _turn =
+        stdx::blocking(move || crate::cni::turn(&folder)).await.context("wait for the pod network's plugin")??;
     network.gc(&GcRequest { valid }).await.context("clean up the pod network")?;
     Ok(Arc::new(runtime))
 }

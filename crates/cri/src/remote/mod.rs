@@ -122,6 +122,14 @@ impl Remote {
         }
     }
 
+    /// Undoes what was done here for sandboxes that the runtime has no more: these are all it has.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn retain(&self, sandboxes: &[String]) -> Result<()> {
+        self.0.sub_paths.retain(sandboxes)
+    }
+
     /// Tells the runtime the node's range of pod addresses, for those that write network configurations of their own.
     ///
     /// # Errors
