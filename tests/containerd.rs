@@ -166,7 +166,8 @@ fn users_of_a_pods_own_are_refused_where_containerd_cannot_map_them() {
 /// Its pods' groups would be where the agent does not look for them: better nothing runs than without limits.
 fn groups_by_systemd_are_refused(runtime: Runtime) {
     let mut cluster = Cluster::absent_on(runtime);
-    cluster.runtime(|containerd, machine| containerd.configure(machine, "SystemdCgroup = false", "SystemdCgroup = true"));
+    cluster
+        .runtime(|containerd, machine| containerd.configure(machine, "SystemdCgroup = false", "SystemdCgroup = true"));
     let command = cluster.machine.command("up", &crate::cluster::named("ISOPOD_BINARY"));
     cluster.start_up(command, &[]);
     let (code, _) = cluster.ended();

@@ -330,7 +330,8 @@ mod tests {
     fn a_pods_groups_are_found_and_removed_in_hierarchies_that_only_runtimes_know() {
         let root = std::env::temp_dir().join(format!("isopod-node-hierarchies-{}", std::process::id()));
         drop(fs::remove_dir_all(&root));
-        let groups = ["memory/kubepods/podu1/c", "unified/kubepods/besteffort/podu2/c", "misc/kubepods/burstable/podu2"];
+        let groups =
+            ["memory/kubepods/podu1/c", "unified/kubepods/besteffort/podu2/c", "misc/kubepods/burstable/podu2"];
         groups.iter().for_each(|group| fs::create_dir_all(root.join(group)).unwrap());
         std::os::unix::fs::symlink("memory", root.join("link")).unwrap();
         let cgroups = Cgroups::open(&root, "kubepods");

@@ -54,8 +54,7 @@ impl Configuration {
 
     fn of(info: &StringMap) -> Configuration {
         // Others tell other things there, or nothing.
-        let written: Written =
-            info.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let written: Written = info.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let Written { containerd: Containerd { default_runtime_name, mut runtimes }, sandbox_image } = written;
         let options = runtimes.remove(&default_runtime_name).and_then(|handler| handler.options);
         Configuration {

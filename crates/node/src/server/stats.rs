@@ -64,7 +64,8 @@ async fn disks(agent: &Agent, node: &mut Value, now: Timestamp) {
         Ok(info) => info,
         Err(error) => return tracing::warn!(%error, "the file system of images is not measured"),
     };
-    let of = |used: Option<&FilesystemUsage>| used.and_then(|used| filesystem(used.mountpoint.as_ref(), Some(used), now));
+    let of =
+        |used: Option<&FilesystemUsage>| used.and_then(|used| filesystem(used.mountpoint.as_ref(), Some(used), now));
     let images = info.image_filesystems.first();
     let mut of_runtime = serde_json::Map::new();
     of_runtime.extend(of(images).map(|value| ("imageFs".to_owned(), value)));
