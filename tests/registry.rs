@@ -103,9 +103,14 @@ fn pod(name: &str, secret: Option<&str>) -> String {
 pub fn an_image_is_pulled_with_the_credentials_of_its_pod_and_not_without() {
     let mut cluster = Cluster::absent();
     Registry::start(&cluster.machine, &named("ISOPOD_BUSYBOX_IMAGE"), "jane", "secret");
-    // Another runtime has its own word for that, and needs none for this machine.
-    let options: &[&str] = if cluster.containerd.is_some() { &[] } else { &["--insecure-registry", ADDRESS] };
-    cluster.up(options);
+    // Another runtime has its own words for that.
+    match &cluster.containerd {
+        Some(containerd) => {
+            containerd.plain_registry(ADDRESS);
+            cluster.up(&[]);
+        }
+        None => cluster.up(&["--insecure-registry", ADDRESS]),
+    }
     cluster.node_is_ready();
     for (name, password) in [("right", "secret"), ("wrong", "other")] {
         let password = format!("--docker-password={password}");

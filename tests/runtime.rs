@@ -134,6 +134,13 @@ impl Containerd {
         self.folder.join("bin")
     }
 
+    /// Tells it that a registry speaks without TLS.
+    pub fn plain_registry(&self, address: &str) {
+        let folder = self.folder.join("registries").join(address);
+        std::fs::create_dir_all(&folder).expect("make a folder");
+        std::fs::write(folder.join("hosts.toml"), format!("server = \"http://{address}\"\n")).expect("write a file");
+    }
+
     /// Makes an image present.
     pub fn load(&self, machine: &Machine, archive: &Path) {
         self.ctr(machine, &["images", "import", &archive.display().to_string()]);
@@ -191,6 +198,8 @@ disable_apparmor = true
 restrict_oom_score_adj = true
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{folder}/registries"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{folder}/bin"
 conf_dir = "{folder}/net.d"
