@@ -197,6 +197,29 @@ fn everything_comes_back_on_containerd_after_a_reboot() {
 }
 
 #[test]
+fn a_disk_of_containerds_own_is_judged_apart_from_that_of_volumes() {
+    let mut cluster = Cluster::absent_on(Runtime::Containerd2);
+    cluster.runtime(|containerd, machine| containerd.on_a_disk_of_its_own(machine, 64));
+    cluster.load("ISOPOD_BUSYBOX_IMAGE");
+    cluster.up(&["--eviction-hard", "imagefs.available<20Mi"]);
+    cluster.node_is_ready();
+    let node = cluster.get(&["nodes"])["items"][0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let summary = cluster.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]);
+    let summary: serde_json::Value = serde_json::from_str(&summary).expect("the summary is JSON");
+    assert_eq!(summary["node"]["runtime"]["imageFs"]["capacityBytes"], 64 << 20, "{summary}");
+    assert_ne!(summary["node"]["fs"]["capacityBytes"], 64 << 20, "{summary}");
+    cluster.apply(
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"writes"},"spec":{"terminationGracePeriodSeconds":0,"containers":[
+            {"name":"main","image":"busybox:test","command":["sh","-c","dd if=/dev/zero of=/file bs=1M count=40 && sleep 1000"]}]}}"#,
+    );
+    until("the pod has to go", || {
+        let status = cluster.get(&["pod", "writes"])["status"].clone();
+        let message = status["message"].as_str().unwrap_or_default();
+        (status["reason"] == "Evicted" && message.contains("low on resource: ephemeral-storage")).then_some(())
+    });
+}
+
+#[test]
 fn a_network_that_others_configured_wins() {
     let mut cluster = Cluster::absent_on(Runtime::Containerd2);
     let containerd = cluster.containerd.as_ref().expect("the cluster runs on containerd");

@@ -103,6 +103,18 @@ impl Containerd {
         self.restart(machine);
     }
 
+    /// Gives its images and containers a disk of their own, with so many mebibytes; it has none yet.
+    pub fn on_a_disk_of_its_own(&mut self, machine: &Machine, mebibytes: u32) {
+        let (pid, root) = (machine.folder.join("containerd.pid"), self.folder.join("root"));
+        machine.shell(&format!(
+            "kill -9 $(cat {}) && mount -t tmpfs -o size={mebibytes}m tmpfs {}",
+            pid.display(),
+            root.display()
+        ));
+        self.start_again(machine);
+        self.load(machine, &named("ISOPOD_PAUSE_IMAGE"));
+    }
+
     /// Starts it anew when it has ended.
     pub fn start_again(&mut self, machine: &Machine) {
         self.child.wait().expect("wait for containerd");
