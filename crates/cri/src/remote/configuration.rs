@@ -30,12 +30,12 @@ struct Written {
 #[serde(rename_all = "camelCase", default)]
 struct Containerd {
     default_runtime_name: String,
-    runtimes: std::collections::BTreeMap<String, Handler>,
+    runtimes: std::collections::BTreeMap<String, OfRuntime>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Handler {
+struct OfRuntime {
     options: Option<Options>,
 }
 
@@ -56,7 +56,7 @@ impl Configuration {
         // Others tell other things there, or nothing.
         let written: Written = info.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let Written { containerd: Containerd { default_runtime_name, mut runtimes }, sandbox_image } = written;
-        let options = runtimes.remove(&default_runtime_name).and_then(|handler| handler.options);
+        let options = runtimes.remove(&default_runtime_name).and_then(|runtime| runtime.options);
         Configuration {
             by_systemd: options.is_some_and(|options| options.systemd_cgroup),
             sandbox_image: normalise(&sandbox_image).ok(),
