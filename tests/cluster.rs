@@ -75,6 +75,13 @@ impl Cluster {
         Cluster { containerd: runtime.start(&machine), machine, isopod: named("ISOPOD_BINARY"), up: None }
     }
 
+    /// Does something to the runtime, where it is a program of its own.
+    pub fn runtime(&mut self, act: fn(&mut Containerd, &Machine)) {
+        if let Some(containerd) = &mut self.containerd {
+            act(containerd, &self.machine);
+        }
+    }
+
     /// Where the cluster keeps everything.
     pub fn data(&self) -> PathBuf {
         self.machine.folder.join("data")

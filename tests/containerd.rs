@@ -6,7 +6,7 @@ use crate::clock::until;
 use crate::cluster::{Cluster, kubectls};
 use crate::example::{DNS, all_three_answer, example_options, service_address};
 use crate::load::{Aim, Connections, requests};
-use crate::runtime::{Runtime, on};
+use crate::runtime::{Containerd, Runtime, on};
 use crate::script;
 
 /// What is left in containerd of pods: sandboxes, containers and what they wrote.
@@ -45,9 +45,7 @@ fn the_example_lives_and_goes(runtime: Runtime, version: &str) {
     cluster.kill();
     let tally = requests(30, &Aim::Address(address), Connections::New);
     assert!(tally.failures.is_empty(), "without an agent: {:#?}", tally.failures);
-    let mut containerd = cluster.containerd.take().expect("the cluster runs on containerd");
-    containerd.restart(&cluster.machine);
-    cluster.containerd = Some(containerd);
+    cluster.runtime(Containerd::restart);
     cluster.up(&[]);
     cluster.node_is_ready();
     all_three_answer(&cluster, &Aim::Address(address));
@@ -162,6 +160,62 @@ fn users_of_a_pods_own_are_refused_where_containerd_cannot_map_them() {
             let events = cluster.kubectl(&["get", "events", "--field-selector", "reason=FailedCreatePodSandBox"]);
             events.contains("can't set `spec.hostUsers: false`, runtime does not support user namespaces").then_some(())
         });
+    });
+}
+
+/// Its pods' groups would be where the agent does not look for them: better nothing runs than without limits.
+fn groups_by_systemd_are_refused(runtime: Runtime) {
+    let mut cluster = Cluster::absent_on(runtime);
+    cluster
+        .runtime(|containerd, machine| containerd.configure(machine, "SystemdCgroup = false", "SystemdCgroup = true"));
+    let command = cluster.machine.command("up", &crate::cluster::named("ISOPOD_BINARY"));
+    cluster.start_up(command, &[]);
+    let (code, _) = cluster.ended();
+    let log = cluster.log();
+    assert!(code == Some(1) && log.contains("set SystemdCgroup = false"), "{log}");
+}
+
+#[test]
+fn a_containerd_that_makes_groups_by_systemd_is_refused() {
+    groups_by_systemd_are_refused(Runtime::Containerd2);
+    groups_by_systemd_are_refused(Runtime::Containerd16);
+}
+
+#[test]
+fn an_image_is_pulled_with_the_credentials_of_its_pod_on_containerd() {
+    on(Runtime::Containerd2, crate::registry::an_image_is_pulled_with_the_credentials_of_its_pod_and_not_without);
+}
+
+#[test]
+fn nothing_stays_through_kills_of_agent_containerd_and_shims() {
+    on(Runtime::Containerd2, || crate::leaks::nothing_stays_through_kills(2));
+}
+
+#[test]
+fn everything_comes_back_on_containerd_after_a_reboot() {
+    on(Runtime::Containerd2, crate::example::after_a_reboot_everything_comes_back);
+}
+
+#[test]
+fn a_disk_of_containerds_own_is_judged_apart_from_that_of_volumes() {
+    let mut cluster = Cluster::absent_on(Runtime::Containerd2);
+    cluster.runtime(|containerd, machine| containerd.on_a_disk_of_its_own(machine, 64));
+    cluster.load("ISOPOD_BUSYBOX_IMAGE");
+    cluster.up(&["--eviction-hard", "imagefs.available<20Mi"]);
+    cluster.node_is_ready();
+    let node = cluster.get(&["nodes"])["items"][0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let summary = cluster.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]);
+    let summary: serde_json::Value = serde_json::from_str(&summary).expect("the summary is JSON");
+    assert_eq!(summary["node"]["runtime"]["imageFs"]["capacityBytes"], 64 << 20, "{summary}");
+    assert_ne!(summary["node"]["fs"]["capacityBytes"], 64 << 20, "{summary}");
+    cluster.apply(
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"writes"},"spec":{"terminationGracePeriodSeconds":0,"containers":[
+            {"name":"main","image":"busybox:test","command":["sh","-c","dd if=/dev/zero of=/file bs=1M count=40 && sleep 1000"]}]}}"#,
+    );
+    until("the pod has to go", || {
+        let status = cluster.get(&["pod", "writes"])["status"].clone();
+        let message = status["message"].as_str().unwrap_or_default();
+        (status["reason"] == "Evicted" && message.contains("low on resource: ephemeral-storage")).then_some(())
     });
 }
 

@@ -18,7 +18,7 @@ fn pod(name: &str, image: &str, more: &str) -> String {
 }
 
 /// Waits until the container waits for that reason, and an event of the pod says that.
-fn waits(cluster: &Cluster, name: &str, reason: &str, event: &str) {
+pub fn waits(cluster: &Cluster, name: &str, reason: &str, event: &str) {
     let path = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
     let mut seen = String::new();
     until(&format!("{name} waits with {reason}, and an event says {event}"), || {

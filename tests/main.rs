@@ -24,6 +24,7 @@ mod nodes;
 mod pods;
 mod podspec;
 mod pressure;
+mod registry;
 mod rollouts;
 mod scheduling;
 mod security;

@@ -117,7 +117,7 @@ fn request(name: &str, file: &str, signer: &str, usages: &[&str]) -> Value {
     })
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
@@ -221,7 +221,8 @@ fn a_rollout_that_crashes_takes_itself_back() {
     let settings = |greeting: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"GREETING": greeting}});
     cluster.apply(&settings("hello").to_string());
     let annotations = json!({"isopod.dev/auto-rollback": "true", "isopod.dev/restart-on-config-change": "true"});
-    let spec = json!({"progressDeadlineSeconds": 5, "minReadySeconds": 1});
+    // Since when a pod is ready is told in whole seconds: one would be over in a moment, before a crash is seen.
+    let spec = json!({"progressDeadlineSeconds": 5, "minReadySeconds": 2});
     let line = "test \"$GREETING\" != bad && sleep 1000";
     cluster.apply(&deployment(1, line, &spec, &annotations).to_string());
     complete(&cluster);

@@ -91,6 +91,32 @@ impl Containerd {
     /// Ends it without asking and starts it anew, under its containers.
     pub fn restart(&mut self, machine: &Machine) {
         machine.shell(&format!("kill -9 $(cat {})", machine.folder.join("containerd.pid").display()));
+        self.start_again(machine);
+    }
+
+    /// The same, configured anew.
+    pub fn configure(&mut self, machine: &Machine, old: &str, new: &str) {
+        let file = self.folder.join("config.toml");
+        let text = std::fs::read_to_string(&file).expect("read a configuration");
+        assert!(text.contains(old), "{text}");
+        std::fs::write(&file, text.replace(old, new)).expect("write a configuration");
+        self.restart(machine);
+    }
+
+    /// Gives its images and containers a disk of their own, with so many mebibytes; it has none yet.
+    pub fn on_a_disk_of_its_own(&mut self, machine: &Machine, mebibytes: u32) {
+        let (pid, root) = (machine.folder.join("containerd.pid"), self.folder.join("root"));
+        machine.shell(&format!(
+            "kill -9 $(cat {}) && mount -t tmpfs -o size={mebibytes}m tmpfs {}",
+            pid.display(),
+            root.display()
+        ));
+        self.start_again(machine);
+        self.load(machine, &named("ISOPOD_PAUSE_IMAGE"));
+    }
+
+    /// Starts it anew when it has ended.
+    pub fn start_again(&mut self, machine: &Machine) {
         self.child.wait().expect("wait for containerd");
         std::fs::remove_file(self.folder.join("log")).expect("remove the log");
         self.child = run(machine, &self.folder, &self.programs);
@@ -118,6 +144,13 @@ impl Containerd {
     /// The folder of network plugins.
     pub fn plugins(&self) -> PathBuf {
         self.folder.join("bin")
+    }
+
+    /// Tells it that a registry speaks without TLS.
+    pub fn plain_registry(&self, address: &str) {
+        let folder = self.folder.join("registries").join(address);
+        std::fs::create_dir_all(&folder).expect("make a folder");
+        std::fs::write(folder.join("hosts.toml"), format!("server = \"http://{address}\"\n")).expect("write a file");
     }
 
     /// Makes an image present.
@@ -177,6 +210,8 @@ disable_apparmor = true
 restrict_oom_score_adj = true
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{folder}/registries"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{folder}/bin"
 conf_dir = "{folder}/net.d"

@@ -11,8 +11,8 @@ pub struct CpuUsage {
     pub timestamp: i64,
     /// Nanoseconds of one core used since the container's start.
     pub usage_core_nano_seconds: u64,
-    /// Periods in which the quota was exhausted.
-    pub throttled_periods: u64,
+    /// Periods in which the quota was exhausted; `None` where the runtime does not tell.
+    pub throttled_periods: Option<u64>,
 }
 
 /// Use of memory.
@@ -47,8 +47,8 @@ pub struct ContainerStats {
     pub cpu: CpuUsage,
     /// Memory.
     pub memory: MemoryUsage,
-    /// Processes and threads.
-    pub process_count: u64,
+    /// Processes and threads; `None` where the runtime does not tell.
+    pub process_count: Option<u64>,
     /// Its writable layer; `None` when it was not measured.
     pub writable_layer: Option<FilesystemUsage>,
 }

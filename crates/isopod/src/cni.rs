@@ -182,7 +182,7 @@ fn answer(invocation: &Invocation, config: &PluginConfig, text: &[u8]) -> Result
 }
 
 /// A lock among the processes that are plugins of one node.
-fn turn(folder: &Path) -> Result<std::fs::File, CniError> {
+pub fn turn(folder: &Path) -> Result<std::fs::File, CniError> {
     let failed = |error| CniError::because(Code::Io, "wait for other calls of the plugin", error);
     std::fs::create_dir_all(folder).map_err(failed)?;
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("plugin.lock"));

@@ -118,7 +118,8 @@ async fn end_pods(runtime: &dyn Runtime) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the groups of pods: all that the agent made lies below one group of each hierarchy.
+/// Removes the groups of pods, with whatever their runtime lost sight of: all that the agent made lies below one group of each
+/// hierarchy.
 fn remove_cgroups(root: &Path, parent: &str) -> anyhow::Result<()> {
     let mut roots = vec![root.to_path_buf()];
     for entry in std::fs::read_dir(root)? {
@@ -129,7 +130,7 @@ fn remove_cgroups(root: &Path, parent: &str) -> anyhow::Result<()> {
     }
     for root in roots {
         let folder = root.join(parent);
-        node::cgroup::remove_tree(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        node::cgroup::clear(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(())
 }

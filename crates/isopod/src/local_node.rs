@@ -91,7 +91,8 @@ impl LocalNode<'_> {
         let gate = gate(authority_pem, client.clone(), settings)?;
         let services = Cache::start(tasks, proxy.clone(), Watched::of::<core::Service>());
         let feed = start_routing(said, settings, paths, &proxy, &services, tasks).await?;
-        let machine = Machine::read(paths.data(), VERSION)?;
+        let mut machine = Machine::read(paths.data(), VERSION)?;
+        machine.disks.images = crate::runtime::images_folder(said, paths, &*runtime).await;
         let options = Options {
             client,
             runtime,

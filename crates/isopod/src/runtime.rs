@@ -101,9 +101,29 @@ pub async fn open(
     runtime.set_pod_cidr(&settings.pod_cidr.to_string()).await.context("tell the runtime the range of pods")?;
     // What was lost with a runtime or a plugin that ended half way.
     let sandboxes = runtime.list_pod_sandbox(PodSandboxFilter::default()).await.context("list sandboxes")?;
-    let valid = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+    let valid: Vec<String> = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+    runtime.retain(&valid).context("undo what was bound for sandboxes that are gone")?;
+    // The runtime may be taking sandboxes of an earlier agent back in this moment.
+    let folder = paths.network_state();
+    let _turn =
+        stdx::blocking(move || crate::cni::turn(&folder)).await.context("wait for the pod network's plugin")??;
     network.gc(&GcRequest { valid }).await.context("clean up the pod network")?;
     Ok(Arc::new(runtime))
+}
+
+/// A folder on the file system of images, which another runtime may have elsewhere.
+pub async fn images_folder(said: &OfNode, paths: &Paths, runtime: &dyn Runtime) -> PathBuf {
+    if Elsewhere::chosen(said).is_none() {
+        return paths.images();
+    }
+    let told = match runtime.image_fs_info().await {
+        Ok(info) => info.container_filesystems.into_iter().chain(info.image_filesystems).next(),
+        Err(error) => {
+            tracing::warn!(%error, "the runtime does not say where its images are: they are taken to be with the pods");
+            None
+        }
+    };
+    told.map_or_else(|| paths.data().to_path_buf(), |found| found.mountpoint.into())
 }
 
 fn timeout(node: &OfNode) -> anyhow::Result<Duration> {

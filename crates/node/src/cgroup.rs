@@ -14,11 +14,10 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::pod::create::{QUOTA_PERIOD, quota, shares};
 use crate::pod::{spec, uid};
 
+mod survivors;
+
 /// Controllers of version 1 that pods have groups in.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
-/// Other hierarchies in which containers get a group below the pod's.
-const OTHERS: [&str; 9] =
-    ["devices", "freezer", "blkio", "systemd", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma"];
 
 /// Groups in which those of the pods are that are not guaranteed all they use.
 const BURSTABLE: &str = "burstable";
@@ -42,6 +41,15 @@ pub struct Limits {
     pub cpu_shares: i64,
     pub cpu_quota: i64,
     pub memory_bytes: i64,
+}
+
+/// What is counted in a container's group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// Periods in which the quota was exhausted.
+    pub throttled_periods: Option<u64>,
 }
 
 impl Cgroups {
@@ -93,24 +101,50 @@ impl Cgroups {
         raise("cpu", "cpu.cfs_quota_us", limits.cpu_quota, or_none(limits.cpu_quota, "-1"))
     }
 
-    /// Removes the groups of a pod by its uid, whatever class it has or had; nothing lives in them any more.
+    /// Removes the groups of a pod by its uid, whatever class it has or had. Its runtime has nothing of it any more: what lives
+    /// in them all the same is killed.
     pub fn remove(&self, uid: &str) -> io::Result<()> {
-        self.tiers().try_for_each(|tier| remove_tree(&tier.join(format!("{POD_PREFIX}{uid}"))))
+        self.tiers()?.try_for_each(|tier| clear(&tier.join(format!("{POD_PREFIX}{uid}"))))
     }
 
     /// The uids of pods that have groups here. What cannot be read has none.
     pub fn pods(&self) -> BTreeSet<String> {
-        let entries = self.tiers().filter_map(|tier| fs::read_dir(tier).ok()).flatten().flatten();
+        let tiers = self.tiers().into_iter().flatten();
+        let entries = tiers.filter_map(|tier| fs::read_dir(tier).ok()).flatten().flatten();
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let uid = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_prefix(POD_PREFIX)?.to_owned());
         folders.filter_map(uid).collect()
     }
 
-    /// The folders in which pods of each class have their groups, in every hierarchy.
-    fn tiers(&self) -> impl Iterator<Item = PathBuf> {
-        let controllers: &[&[&str]] = if self.unified { &[&[""]] } else { &[&CONTROLLERS, &OTHERS] };
-        let parents = controllers.iter().copied().flatten().map(|controller| self.folder(controller, &self.parent));
-        parents.flat_map(|parent| [parent.clone(), parent.join(BURSTABLE), parent.join(BEST_EFFORT)])
+    /// What is counted of a container in its group, where its runtime made that by the container's id.
+    pub fn counts(&self, uid: &str, container_id: &str) -> Counts {
+        let (pids, cpu) = if self.unified { ("", "") } else { ("pids", "cpu") };
+        let read = |controller: &str, file: &str| {
+            let group = self.of_container(controller, uid, container_id)?;
+            fs::read_to_string(group.join(file)).ok()
+        };
+        let throttled = |text: String| text.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok());
+        Counts {
+            processes: read(pids, "pids.current").and_then(|text| text.trim().parse().ok()),
+            throttled_periods: read(cpu, "cpu.stat").and_then(throttled),
+        }
+    }
+
+    fn of_container(&self, controller: &str, uid: &str, container_id: &str) -> Option<PathBuf> {
+        let parent = self.folder(controller, &self.parent);
+        let tiers = [parent.clone(), parent.join(BURSTABLE), parent.join(BEST_EFFORT)];
+        // containerd's way to call it, and CRI-O's.
+        let names = [container_id.to_owned(), format!("crio-{container_id}")];
+        let groups = tiers.iter().map(|tier| tier.join(format!("{POD_PREFIX}{uid}")));
+        groups.flat_map(|pod| names.each_ref().map(|name| pod.join(name))).find(|group| group.exists())
+    }
+
+    /// The folders in which pods of each class have their groups, in every hierarchy: runtimes make groups below the pod's also
+    /// in those of which nothing is known here.
+    fn tiers(&self) -> io::Result<impl Iterator<Item = PathBuf>> {
+        let hierarchies = if self.unified { vec![self.root.clone()] } else { folders(&self.root)? };
+        let parents = hierarchies.into_iter().map(|hierarchy| hierarchy.join(&self.parent));
+        Ok(parents.flat_map(|parent| [parent.clone(), parent.join(BURSTABLE), parent.join(BEST_EFFORT)]))
     }
 
     fn folder(&self, controller: &str, path: &str) -> PathBuf {
@@ -183,8 +217,29 @@ fn inherit_cpuset(root: &Path, path: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The folders of a folder, without what links lead to.
+fn folders(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Kills what lives in a control group and in those below it, and removes them.
+///
+/// # Errors
+/// When that fails, or what was killed does not end.
+pub fn clear(folder: &Path) -> io::Result<()> {
+    survivors::end(folder)?;
+    remove_tree(folder)
+}
+
 /// Removes a control group with those below it; nothing lives in them any more.
-pub fn remove_tree(folder: &Path) -> io::Result<()> {
+fn remove_tree(folder: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -269,6 +324,40 @@ mod tests {
         let overhead = format!(r#"{asked},"overhead":{{"cpu":"1","memory":"16Mi"}}"#);
         let expected = Limits { cpu_shares: 2048, cpu_quota: 300_000, memory_bytes: 80 << 20 };
         assert_eq!(limits(&whole(&overhead)), expected);
+    }
+
+    #[test]
+    fn a_pods_groups_are_found_and_removed_in_hierarchies_that_only_runtimes_know() {
+        let root = std::env::temp_dir().join(format!("isopod-node-hierarchies-{}", std::process::id()));
+        drop(fs::remove_dir_all(&root));
+        let groups =
+            ["memory/kubepods/podu1/c", "unified/kubepods/besteffort/podu2/c", "misc/kubepods/burstable/podu2"];
+        groups.iter().for_each(|group| fs::create_dir_all(root.join(group)).unwrap());
+        std::os::unix::fs::symlink("memory", root.join("link")).unwrap();
+        let cgroups = Cgroups::open(&root, "kubepods");
+        assert_eq!(cgroups.pods(), ["u1".to_owned(), "u2".to_owned()].into());
+        cgroups.remove("u2").unwrap();
+        assert_eq!(cgroups.pods(), ["u1".to_owned()].into());
+        assert!(root.join("unified/kubepods/besteffort").exists() && root.join("misc/kubepods/burstable").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn counts_are_those_of_the_containers_own_group() {
+        let root = std::env::temp_dir().join(format!("isopod-node-counts-{}", std::process::id()));
+        drop(fs::remove_dir_all(&root));
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        write("pids/kubepods/burstable/podu1/c1/pids.current", "3\n");
+        write("cpu/kubepods/burstable/podu1/c1/cpu.stat", "nr_periods 9\nnr_throttled 7\nthrottled_time 1\n");
+        write("pids/kubepods/podu2/crio-c2/pids.current", "1\n");
+        let cgroups = Cgroups::open(&root, "kubepods");
+        assert_eq!(cgroups.counts("u1", "c1"), Counts { processes: Some(3), throttled_periods: Some(7) });
+        assert_eq!(cgroups.counts("u2", "c2"), Counts { processes: Some(1), throttled_periods: None });
+        assert_eq!(cgroups.counts("u1", "c2"), Counts::default());
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Collector {
         agent.context().pulled.keep(&known, &present.iter().map(|image| image.id.clone()).collect());
         let now = mono();
         self.see(&present, &used, now);
-        let bytes = excess(Room::read(&agent.registration().machine.disk).disk, want);
+        let bytes = excess(Room::read(&agent.registration().machine.disks).image_disk, want);
         for id in self.chosen(&present, &used, bytes, now) {
             match runtime.remove_image(&ImageSpec::named(id.clone())).await {
                 Ok(()) => {

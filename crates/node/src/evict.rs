@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stdx::Mono;
 
-pub use bounds::{AT_ONCE_SECONDS, Bounds, DEFAULT, Said, Signal, Threshold};
+pub use bounds::{AT_ONCE_SECONDS, Bounds, DEFAULT, Said, Side, Signal, Threshold};
 
 use crate::pressure::{Pressure, Room};
 
@@ -154,7 +154,14 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn plenty() -> Room {
-        Room { memory: (8 * GIB, GIB), disk: (100, 15), inodes: (100, 5), pids: (1000, 500) }
+        Room {
+            memory: (8 * GIB, GIB),
+            disk: (100, 15),
+            inodes: (100, 5),
+            image_disk: (100, 15),
+            image_inodes: (100, 5),
+            pids: (1000, 500),
+        }
     }
 
     fn at(second: u64) -> Mono {
@@ -179,6 +186,8 @@ mod tests {
         check(Room { disk: (100, 5), ..plenty() }, Pressure::default());
         check(Room { disk: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
         check(Room { inodes: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
+        check(Room { image_disk: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
+        check(Room { image_inodes: (100, 4), ..plenty() }, Pressure { disk: true, ..Pressure::default() });
         // Without a threshold of its own nothing is short of process ids; a file system without inodes never of them.
         check(Room { pids: (1000, 0), inodes: (0, 0), ..plenty() }, Pressure::default());
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use reconcile::{Note, Reference, Severity};
 use stdx::{Backoff, mono, wall};
 
 use crate::agent::Context;
-use crate::pressure::{Pressure, Room};
+use crate::pressure::{Disks, Pressure, Room};
 use crate::reserve::{Capacity, Reserved};
 
 /// How long a lease is good. Upstream: `nodeLeaseDurationSeconds`.
@@ -53,8 +52,7 @@ pub struct Machine {
     pub processors: u32,
     pub memory_bytes: u64,
     pub disk_bytes: u64,
-    /// On the file system of pods and images.
-    pub disk: PathBuf,
+    pub disks: Disks,
     pub kernel_version: String,
     pub os_image: String,
     pub machine_id: String,
@@ -80,7 +78,7 @@ impl Machine {
             processors: u32::try_from(processors).unwrap_or(u32::MAX),
             memory_bytes: kilobytes * 1024,
             disk_bytes: disk.f_blocks * disk.f_frsize,
-            disk: folder.to_path_buf(),
+            disks: Disks::one(folder),
             kernel_version: text("/proc/sys/kernel/osrelease"),
             os_image: pretty.trim_matches('"').to_owned(),
             machine_id: text("/etc/machine-id"),
@@ -224,7 +222,7 @@ impl Registration {
         let (machine, runtime) = (&self.machine, &*context.runtime);
         let pressure = {
             let mut watch = context.pressure.lock().expect("no holder of this lock panics");
-            watch.see(&self.reserved.bounds, &Room::read(&machine.disk), mono());
+            watch.see(&self.reserved.bounds, &Room::read(&machine.disks), mono());
             watch.told()
         };
         let version = runtime.version().await.unwrap_or_default();

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use stdx::disk::Usage;
 
 use crate::agent::Agent;
+use crate::evict::Side;
 use crate::pod::seen::POD_UID;
 use crate::pod::{containers, create, spec, uid};
 use crate::volume;
@@ -24,8 +25,38 @@ pub struct Written {
     pub volumes: BTreeMap<String, u64>,
     /// By the container's name: its logs and its own layer.
     pub containers: BTreeMap<String, Usage>,
+    /// The layers alone, which may be on another file system than all else.
+    pub layers: BTreeMap<String, Usage>,
     /// All of it, with the files that every pod has.
     pub whole: Usage,
+}
+
+impl Written {
+    /// What of it is on one of the node's two file systems, where it has two.
+    #[must_use]
+    pub fn on(mut self, side: Side) -> Written {
+        let layers: Vec<Usage> = self.layers.values().copied().collect();
+        match side {
+            Side::Images => {
+                self.whole = Usage::default();
+                layers.into_iter().for_each(|layer| self.whole += layer);
+                self.volumes.clear();
+                self.containers.clone_from(&self.layers);
+            }
+            Side::Pods => {
+                layers.into_iter().for_each(|layer| self.whole = less(self.whole, layer));
+                for (name, layer) in std::mem::take(&mut self.layers) {
+                    let all = self.containers.entry(name).or_default();
+                    *all = less(*all, layer);
+                }
+            }
+        }
+        self
+    }
+}
+
+fn less(all: Usage, part: Usage) -> Usage {
+    Usage { bytes: all.bytes.saturating_sub(part.bytes), files: all.files.saturating_sub(part.files) }
 }
 
 /// Whether something says how much the pod may write.
@@ -90,6 +121,7 @@ pub(crate) async fn written(agent: &Agent, pod: &Pod) -> Written {
     for stats in stats {
         let Some(layer) = stats.writable_layer else { continue };
         let used = Usage { bytes: layer.used_bytes, files: layer.inodes_used };
+        *written.layers.entry(stats.metadata.name.clone()).or_default() += used;
         *written.containers.entry(stats.metadata.name).or_default() += used;
     }
     written.containers.values().for_each(|used| written.whole += *used);
@@ -136,9 +168,24 @@ mod tests {
             volumes: [("v".to_owned(), volume)].into(),
             containers: [("c".to_owned(), usage(container))].into(),
             whole: usage(whole),
+            ..Written::default()
         };
         assert_eq!(excess(&pod, &written).as_deref(), expected, "{fields}");
         assert!(expected.is_none() || is_limited(&pod), "{fields}");
+    }
+
+    #[test]
+    fn what_containers_write_beside_volumes_and_logs_lies_with_images() {
+        let usage = |bytes| Usage { bytes, files: bytes / 10 };
+        let written = Written {
+            volumes: [("v".to_owned(), 100)].into(),
+            containers: [("c".to_owned(), usage(30)), ("d".to_owned(), usage(10))].into(),
+            layers: [("c".to_owned(), usage(20))].into(),
+            whole: usage(140),
+        };
+        let (pods, images) = (written.clone().on(Side::Pods), written.on(Side::Images));
+        assert_eq!((pods.whole, pods.containers["c"], pods.containers["d"]), (usage(120), usage(10), usage(10)));
+        assert_eq!((images.whole, images.containers["c"], images.containers.get("d")), (usage(20), usage(20), None));
     }
 
     #[test]

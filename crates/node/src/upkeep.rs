@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::decide::resources::PodResources;
-use cri::{ContainerFilter, ContainerStats, PodSandboxFilter};
+use cri::{ContainerFilter, ContainerStats, PodSandbox, PodSandboxFilter, PodSandboxState, Runtime};
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::Severity;
 use stdx::disk::Usage;
 use stdx::{Mono, mono};
 
 use crate::agent::{Agent, is_critical};
-use crate::evict::{self, AT_ONCE_SECONDS, Candidate, Shortage, Signal};
+use crate::evict::{self, AT_ONCE_SECONDS, Candidate, Shortage, Side, Signal};
 use crate::pod::memory::Verdict;
 use crate::pod::{containers, create, spec, uid};
 use crate::pressure::Room;
@@ -99,7 +99,7 @@ async fn relieve(agent: &Agent, relief: &mut Relief) {
     let registration = agent.registration();
     let look = || {
         let mut watch = agent.context().pressure.lock().expect("no holder of this lock panics");
-        watch.see(&registration.reserved.bounds, &Room::read(&registration.machine.disk), mono())
+        watch.see(&registration.reserved.bounds, &Room::read(&registration.machine.disks), mono())
     };
     let Some(mut shortage) = look() else {
         relief.helpless = false;
@@ -113,14 +113,16 @@ async fn relieve(agent: &Agent, relief: &mut Relief) {
     }
     let resource = shortage.signal.resource();
     agent.tell_node(Severity::Warning, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
-    if matches!(resource, "ephemeral-storage" | "inodes") {
+    let apart = registration.machine.disks.are_apart();
+    // Removing images helps the file system that they lie on.
+    if shortage.signal.side().is_some_and(|side| !apart || side == Side::Images) {
         relief.images.collect(agent, collect::Want::Everything).await;
         match look() {
             Some(left) => shortage = left,
             None => return,
         }
     }
-    let candidates = candidates(agent, &shortage, pods.iter().filter(|pod| !is_critical(pod))).await;
+    let candidates = candidates(agent, &shortage, apart, pods.iter().filter(|pod| !is_critical(pod))).await;
     let Some(first) = evict::ranked(candidates).into_iter().next() else {
         if !std::mem::replace(&mut relief.helpless, true) {
             tracing::warn!(resource, amounts = shortage.amounts(), "the node runs short, and there is no pod to end");
@@ -134,8 +136,14 @@ async fn relieve(agent: &Agent, relief: &mut Relief) {
     relief.ending = Some((first.uid, mono()));
 }
 
-/// What each pod uses of what is short.
-async fn candidates(agent: &Agent, shortage: &Shortage, pods: impl Iterator<Item = &Pod>) -> Vec<Candidate> {
+/// What each pod uses of what is short; `apart` says whether images have a file system of their own.
+async fn candidates(
+    agent: &Agent,
+    shortage: &Shortage,
+    apart: bool,
+    pods: impl Iterator<Item = &Pod>,
+) -> Vec<Candidate> {
+    let side = shortage.signal.side().filter(|_| apart);
     let runtime = &agent.context().runtime;
     let sandboxes = runtime.list_pod_sandbox(PodSandboxFilter::default()).await.unwrap_or_default();
     let stats = runtime.list_container_stats(ContainerFilter::default()).await.unwrap_or_default();
@@ -146,13 +154,28 @@ async fn candidates(agent: &Agent, shortage: &Shortage, pods: impl Iterator<Item
         let own: Vec<&ContainerStats> =
             stats.iter().filter(|stats| owner.get(stats.pod_sandbox_id.as_str()) == Some(&uid(pod))).collect();
         found.push(match shortage.signal {
-            Signal::NodefsAvailable | Signal::ImagefsAvailable => on_disk(agent, pod, |used| used.bytes).await,
-            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => on_disk(agent, pod, |used| used.files).await,
+            Signal::NodefsAvailable | Signal::ImagefsAvailable => on_disk(agent, pod, side, |used| used.bytes).await,
+            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => on_disk(agent, pod, side, |used| used.files).await,
             Signal::MemoryAvailable => in_memory(pod, &own),
-            Signal::PidAvailable => candidate(pod, own.iter().map(|stats| stats.process_count).sum(), 0, Vec::new()),
+            Signal::PidAvailable => {
+                let own = sandboxes.iter().filter(|sandbox| sandbox.metadata.uid == uid(pod));
+                candidate(pod, processes(&**runtime, own).await, 0, Vec::new())
+            }
         });
     }
     found
+}
+
+/// The processes of a pod: other runtimes count them for whole pods only.
+async fn processes(runtime: &dyn Runtime, sandboxes: impl Iterator<Item = &PodSandbox>) -> u64 {
+    let mut count = 0;
+    for sandbox in sandboxes.filter(|sandbox| sandbox.state == PodSandboxState::Ready) {
+        match runtime.pod_sandbox_stats(&sandbox.id).await {
+            Ok(stats) => count += stats.process_count,
+            Err(error) => tracing::warn!(%error, sandbox = sandbox.id, "a pod's processes are not counted"),
+        }
+    }
+    count
 }
 
 fn candidate(pod: &Pod, used: u64, requested: u64, containers: Vec<(String, u64, u64)>) -> Candidate {
@@ -177,9 +200,12 @@ fn in_memory(pod: &Pod, stats: &[&ContainerStats]) -> Candidate {
     candidate(pod, used, requested(pod, "memory"), each.collect())
 }
 
-/// Volumes, logs, and what containers write beside those.
-async fn on_disk(agent: &Agent, pod: &Pod, which: fn(Usage) -> u64) -> Candidate {
-    let written = storage::written(agent, pod).await;
+/// Volumes, logs, and what containers write beside those; of one file system where there are two.
+async fn on_disk(agent: &Agent, pod: &Pod, side: Option<Side>, which: fn(Usage) -> u64) -> Candidate {
+    let mut written = storage::written(agent, pod).await;
+    if let Some(side) = side {
+        written = written.on(side);
+    }
     let spec = spec(pod);
     let each = containers(&spec).filter_map(|(_, container)| {
         let used = which(*written.containers.get(&container.name)?);

@@ -200,9 +200,11 @@ pub(super) fn image(asked: &ImageSpec) -> proto::ImageSpec {
     proto::ImageSpec { image, user_specified_image, annotations }
 }
 
+/// Credentials for an image. Whose they are is not told, as upstream's kubelet does not: they were chosen for this image, and
+/// containerd takes for a URL what is said there, and the credentials for somebody else's when that has no scheme.
 pub(super) fn auth(asked: &AuthConfig) -> proto::AuthConfig {
-    let AuthConfig { username, password, auth, server_address, identity_token, registry_token } = asked.clone();
-    proto::AuthConfig { username, password, auth, server_address, identity_token, registry_token }
+    let AuthConfig { username, password, auth, server_address: _, identity_token, registry_token } = asked.clone();
+    proto::AuthConfig { username, password, auth, server_address: String::new(), identity_token, registry_token }
 }
 
 /// A mount whose sub path, if it is of the host, has been resolved already.
@@ -306,6 +308,13 @@ pub(super) fn container_filter(asked: &ContainerFilter) -> proto::ContainerFilte
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_go_without_the_registry_that_they_were_chosen_by() {
+        let asked =
+            AuthConfig { username: "u".into(), server_address: "127.0.0.1:5000".into(), ..AuthConfig::default() };
+        assert_eq!(auth(&asked), proto::AuthConfig { username: "u".into(), ..proto::AuthConfig::default() });
+    }
 
     #[test]
     fn signals_have_cris_numbers() {

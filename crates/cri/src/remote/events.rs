@@ -1,9 +1,12 @@
-//! What changes in the runtime: its own stream of events, or a look at it every second where it has none.
+//! What changes in the runtime: its own stream of events, or a look at it every second where it has none, and more often where a
+//! container was begun just now.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use tokio::sync::Notify;
 use wire::grpc::{GrpcError, Messages};
 
 use super::call::{Connection, is_unknown, undecodable};
@@ -14,6 +17,9 @@ use crate::sandbox::{PodSandboxMetadata, PodSandboxState};
 
 /// How often a runtime without events is looked at. Upstream: `genericPlegRelistPeriod`.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon after a container's start a runtime without events is looked at; then after twice as long, and so on. What ends at
+/// once would else count as running, and ready, for a whole second.
+const LOOK_SOONEST: Duration = Duration::from_millis(100);
 /// How long one look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(120);
 /// How often everything is looked at although events come. Upstream: `eventedPlegRelistPeriod`.
@@ -22,12 +28,12 @@ const LOOK_BESIDES: Duration = Duration::from_secs(300);
 const BEGUN: Duration = Duration::from_secs(1);
 
 /// Tells subscribers of all that changes, until it is dropped.
-pub(super) async fn run(connection: Connection, sender: EventSender) {
+pub(super) async fn run(connection: Connection, sender: EventSender, started: Arc<Notify>) {
     loop {
         let error = match follow(&connection, &sender).await {
             Err(error) if is_unknown(&error) => {
                 tracing::debug!("the runtime has no events: it is looked at every second");
-                return look_on(&connection, &sender).await;
+                return look_on(&connection, &sender, &started).await;
             }
             Err(error) => error.to_string(),
             Ok(()) => "ended".into(),
@@ -67,10 +73,11 @@ async fn follow(connection: &Connection, sender: &EventSender) -> Result<(), Grp
     }
 }
 
-/// Looks at the runtime again and again.
-async fn look_on(connection: &Connection, sender: &EventSender) {
+/// Looks at the runtime again and again; `started` tells that a container was.
+async fn look_on(connection: &Connection, sender: &EventSender, started: &Notify) {
     let mut seen: Option<View> = None;
     let mut answers = true;
+    let mut pause = LOOK;
     loop {
         match look(connection).await {
             Ok(view) => {
@@ -86,7 +93,14 @@ async fn look_on(connection: &Connection, sender: &EventSender) {
                 }
             }
         }
-        stdx::sleep(LOOK).await;
+        pause = (pause * 2).min(LOOK);
+        tokio::select! {
+            () = stdx::sleep(pause) => {}
+            () = started.notified() => {
+                pause = LOOK_SOONEST;
+                stdx::sleep(pause).await;
+            }
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! A runtime behind CRI v1 on a unix socket: containerd, CRI-O.
 //!
-//! `asked.rs` and `told.rs` turn the contract into CRI's messages and back; `call.rs` makes one call; `events.rs` learns what
-//! changes; `streams.rs` carries processes' streams and ports; `sub_paths.rs` does what CRI does not know.
+//! `asked.rs` and `told.rs` turn the contract into CRI's messages and back; `call.rs` makes one call; `configuration.rs` reads
+//! what CRI does not ask for; `events.rs` learns what changes; `streams.rs` carries processes' streams and ports; `sub_paths.rs` does what CRI does not know.
 
 mod asked;
 mod call;
+mod configuration;
 mod events;
 mod proto;
 mod service;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stdx::TaskTree;
+use tokio::sync::Notify;
 
 use crate::container::{ContainerConfig, ContainerFilter, ContainerStatus};
 use crate::error::{Error, Result};
@@ -27,6 +29,7 @@ use crate::sandbox::PodSandboxConfig;
 use crate::security::SupplementalGroupsPolicy;
 use crate::service::{ImageService, RuntimeService};
 use call::{Connection, fault, gone};
+use configuration::Configuration;
 use sub_paths::SubPaths;
 
 /// How many containers' sandboxes are remembered; then they are asked for again.
@@ -54,6 +57,10 @@ struct Inner {
     events: EventSender,
     request_timeout: Duration,
     sub_paths: SubPaths,
+    /// Tells that a container was started.
+    started: Arc<Notify>,
+    /// What the runtime told of its configuration when it was opened.
+    configuration: Configuration,
     /// Whether the machine has control groups v2.
     unified: bool,
     /// Which sandbox a container belongs to: CRI's statuses do not tell.
@@ -80,10 +87,16 @@ impl Remote {
     /// # Errors
     /// When it does not answer, does not speak CRI v1, or makes control groups by systemd.
     pub async fn open(options: RemoteOptions, tasks: &TaskTree) -> Result<Remote> {
+        let connection = Connection::new(&options.socket);
+        let everything = proto::StatusRequest { verbose: true };
+        let told = connection.ask("RuntimeService/Status", &everything, Some(options.request_timeout)).await;
+        let configuration = Configuration::read(&told.map_err(|error| fault(error, ("runtime", "")))?);
         let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
         let remote = Remote(Arc::new(Inner {
-            connection: Connection::new(&options.socket),
+            connection,
+            configuration,
             events: EventSender::default(),
+            started: Arc::default(),
             request_timeout: options.request_timeout,
             sub_paths: SubPaths::new(options.state_directory.join("sub-paths")),
             unified: unified.split_whitespace().any(|controller| controller == "memory"),
@@ -91,22 +104,30 @@ impl Remote {
         }));
         remote.version().await?;
         remote.check_cgroup_driver().await?;
-        tasks.spawn("runtime's events", events::run(remote.0.connection.clone(), remote.0.events.clone()));
+        let Inner { connection, events, started, .. } = &*remote.0;
+        tasks.spawn("runtime's events", events::run(connection.clone(), events.clone(), started.clone()));
         Ok(remote)
     }
 
     async fn check_cgroup_driver(&self) -> Result<()> {
         match self.ask::<proto::RuntimeConfigResponse>("RuntimeService/RuntimeConfig", &proto::Nothing {}).await {
             Ok(proto::RuntimeConfigResponse { linux: Some(linux) }) if linux.cgroup_driver != CGROUPFS => {
-                Err(Error::FailedPrecondition(
-                    "the runtime makes control groups by systemd, the agent as files: set SystemdCgroup = false".into(),
-                ))
+                Err(by_systemd())
             }
             Ok(_) => Ok(()),
-            // Older ones do not tell.
+            // Older ones do not tell so.
+            Err(error) if call::is_unknown(&error) && self.0.configuration.by_systemd => Err(by_systemd()),
             Err(error) if call::is_unknown(&error) => Ok(()),
             Err(error) => Err(fault(error, ("runtime", ""))),
         }
+    }
+
+    /// Undoes what was done here for sandboxes that the runtime has no more: these are all it has.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn retain(&self, sandboxes: &[String]) -> Result<()> {
+        self.0.sub_paths.retain(sandboxes)
     }
 
     /// Tells the runtime the node's range of pod addresses, for those that write network configurations of their own.
@@ -259,6 +280,12 @@ impl Remote {
         self.0.sub_paths.forget_container(&status.pod_sandbox_id, &status.metadata)
     }
 
+    fn image(&self, told: proto::Image) -> crate::Image {
+        let mut image = told::image(told);
+        self.0.configuration.pin(&mut image);
+        image
+    }
+
     /// An image that is present.
     async fn find_image(&self, image: &ImageSpec) -> Result<Option<crate::Image>> {
         // Runtimes take what cannot be a name for one that is absent.
@@ -271,8 +298,13 @@ impl Remote {
         let request = proto::ImageRequest { image: Some(asked::image(image)) };
         let answer = self.ask("ImageService/ImageStatus", &request).await;
         let answer: proto::ImageStatusResponse = answer.map_err(|error| fault(error, ("image", &image.image)))?;
-        Ok(answer.image.map(told::image))
+        Ok(answer.image.map(|image| self.image(image)))
     }
+}
+
+fn by_systemd() -> Error {
+    let why = "the runtime makes control groups by systemd, the agent as files: set SystemdCgroup = false";
+    Error::FailedPrecondition(why.into())
 }
 
 /// Makes a folder for logs, as the kubelet does before it asks for what writes there.

@@ -103,6 +103,7 @@ impl RuntimeService for Remote {
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let started = self.of_container("RuntimeService/StartContainer", id).await;
+            self.0.started.notify_one();
             started.map_err(|error| fault(error, ("container", id)))
         })
     }
@@ -297,7 +298,7 @@ impl ImageService for Remote {
         Box::pin(async move {
             let answer = self.ask("ImageService/ListImages", &proto::Nothing {}).await;
             let answer: proto::ListImagesResponse = answer.map_err(|error| fault(error, RUNTIME))?;
-            let mut images: Vec<Image> = answer.images.into_iter().map(told::image).collect();
+            let mut images: Vec<Image> = answer.images.into_iter().map(|image| self.image(image)).collect();
             images.sort_by(|one, other| one.id.cmp(&other.id));
             Ok(images)
         })

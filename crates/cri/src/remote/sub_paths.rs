@@ -61,6 +61,22 @@ impl SubPaths {
         self.forget(&self.0.join(sandbox_id), 2)
     }
 
+    /// Undoes what was bound for all sandboxes but these: others were removed behind the agent's back.
+    pub(super) fn retain(&self, sandboxes: &[String]) -> Result<()> {
+        let failed = |error: io::Error| Error::Internal(format!("list sub paths {}: {error}", self.0.display()));
+        let entries = match std::fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            if !sandboxes.iter().any(|sandbox| *sandbox.as_str() == *entry.file_name()) {
+                self.forget(&entry.path(), 2)?;
+            }
+        }
+        Ok(())
+    }
+
     fn forget(&self, folder: &Path, depth: u32) -> Result<()> {
         unbind(folder, depth)
             .map_err(|error| Error::Internal(format!("unbind sub paths {}: {error}", folder.display())))
@@ -143,8 +159,14 @@ mod tests {
             paths.resolved("s", &metadata, vec![mount("../out")]),
             Err(Error::Mount { container_path, .. }) if container_path == "/x"
         ));
+        paths.retain(&["s".to_owned()]).unwrap();
+        assert!(folder.join("places/s/c-1/0").exists());
+        paths.resolved("lost", &metadata, mounts).unwrap();
+        paths.retain(&["s".to_owned()]).unwrap();
+        assert!(!folder.join("places/lost").exists() && folder.join("places/s/c-1/0").exists());
         paths.forget_container("s", &metadata).unwrap();
         paths.forget_sandbox("s").unwrap();
+        paths.retain(&[]).unwrap();
         paths.forget_sandbox("s").unwrap();
         assert!(!folder.join("places/s").exists());
         assert_eq!(std::fs::read_to_string(volume.join("file")).unwrap(), "content");

@@ -271,7 +271,7 @@ fn cpu(told: Option<proto::CpuUsage>) -> CpuUsage {
         timestamp: told.timestamp,
         usage_core_nano_seconds: value(told.usage_core_nano_seconds),
         // CRI does not tell.
-        throttled_periods: 0,
+        throttled_periods: None,
     }
 }
 
@@ -297,7 +297,7 @@ pub(super) fn container_stats(told: proto::ContainerStats, pod_sandbox_id: Strin
         cpu: cpu(told.cpu),
         memory: memory(told.memory),
         // CRI tells it of whole pods only.
-        process_count: 0,
+        process_count: None,
         writable_layer: told.writable_layer.map(filesystem),
     }
 }

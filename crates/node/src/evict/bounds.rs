@@ -28,6 +28,13 @@ pub enum Signal {
     PidAvailable,
 }
 
+/// A file system of the node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Pods,
+    Images,
+}
+
 const SIGNALS: [(&str, Signal); 6] = [
     ("memory.available", Signal::MemoryAvailable),
     ("nodefs.available", Signal::NodefsAvailable),
@@ -42,6 +49,15 @@ impl Signal {
     fn named(name: &str) -> Result<Signal, String> {
         let found = SIGNALS.iter().find(|(known, _)| *known == name);
         found.map(|(_, signal)| *signal).ok_or_else(|| format!("unknown signal {name:?}"))
+    }
+
+    /// What lies on the file system that is short, where images have one of their own; pods have volumes and logs on the other.
+    pub const fn side(self) -> Option<Side> {
+        match self {
+            Signal::NodefsAvailable | Signal::NodefsInodesFree => Some(Side::Pods),
+            Signal::ImagefsAvailable | Signal::ImagefsInodesFree => Some(Side::Images),
+            Signal::MemoryAvailable | Signal::PidAvailable => None,
+        }
     }
 
     /// The resource that is short, as messages name it. Upstream: `signalToResource`.
@@ -59,12 +75,14 @@ impl Signal {
         SIGNALS.iter().find(|(_, signal)| *signal == self).map_or("", |(name, _)| name)
     }
 
-    /// Capacity and what is left of it. Images lie on the file system of pods.
+    /// Capacity and what is left of it.
     fn observed(self, room: &Room) -> (u64, u64) {
         match self {
             Signal::MemoryAvailable => room.memory,
-            Signal::NodefsAvailable | Signal::ImagefsAvailable => room.disk,
-            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => room.inodes,
+            Signal::NodefsAvailable => room.disk,
+            Signal::ImagefsAvailable => room.image_disk,
+            Signal::NodefsInodesFree => room.inodes,
+            Signal::ImagefsInodesFree => room.image_inodes,
             Signal::PidAvailable => room.pids,
         }
     }

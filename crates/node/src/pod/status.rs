@@ -233,8 +233,10 @@ impl View<'_> {
         status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
         status.user = newest.linux.user.as_ref().map(user);
         status.stop_signal = Some(newest.linux.stop_signal.clone()).filter(|signal| !signal.is_empty());
-        // A container about to be started again waits; how it ended is its last state.
-        if let Some(reason) = self.reason_to_wait(&container.name).filter(|_| !running) {
+        // A container about to be started again waits; how it ended is its last state. One that is not may have ended after it
+        // could not be made: its runtime was still about to start it for an agent that was killed.
+        let again = !running && starts_again(self.spec, role, container, self.seen.code(newest));
+        if let Some(reason) = self.reason_to_wait(&container.name).filter(|_| again) {
             status.last_state = status.state.take();
             status.state = Some(waits(reason));
         }

@@ -797,8 +797,9 @@ async fn remove_all<const COUNT: usize>(
 ) -> std::io::Result<()> {
     let (cgroups, uid) = (context.cgroups.clone(), super::uid(&subject.pod).to_owned());
     let remove = move || {
-        folders.iter().try_for_each(|folder| mounted::remove(folder))?;
-        cgroups.remove(&uid)
+        // First: what lives there writes to the folders.
+        cgroups.remove(&uid)?;
+        folders.iter().try_for_each(|folder| mounted::remove(folder))
     };
     stdx::blocking(remove).await.unwrap_or_else(|lost| Err(std::io::Error::other(lost)))
 }

@@ -148,56 +148,64 @@ fn of_the_node(out: &mut Exposition) {
     out.sample("node_memory_working_set_bytes", &[], machine.memory_bytes, now);
 }
 
+/// A family of samples of containers, of which some may not be known.
+struct Told {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: fn(&ContainerUsage) -> Option<f64>,
+}
+
 /// What is told of each container, by cAdvisor's names.
-fn families() -> [Family<'static, ContainerUsage>; 8] {
+fn families() -> [Told; 8] {
     [
-        Family {
+        Told {
             name: "container_cpu_usage_seconds_total",
             kind: "counter",
             help: "Cumulative cpu time consumed in seconds.",
-            value: |container| seconds(container.stats.cpu.usage_core_nano_seconds),
+            value: |container| Some(seconds(container.stats.cpu.usage_core_nano_seconds)),
         },
-        Family {
+        Told {
             name: "container_cpu_cfs_throttled_periods_total",
             kind: "counter",
             help: "Number of throttled period intervals.",
-            value: |container| container.stats.cpu.throttled_periods as f64,
+            value: |container| container.throttled_periods.map(|count| count as f64),
         },
-        Family {
+        Told {
             name: "container_memory_usage_bytes",
             kind: "gauge",
             help: "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            value: |container| container.stats.memory.usage_bytes as f64,
+            value: |container| Some(container.stats.memory.usage_bytes as f64),
         },
-        Family {
+        Told {
             name: "container_memory_working_set_bytes",
             kind: "gauge",
             help: "Current working set in bytes.",
-            value: |container| container.stats.memory.working_set_bytes as f64,
+            value: |container| Some(container.stats.memory.working_set_bytes as f64),
         },
-        Family {
+        Told {
             name: "container_memory_rss",
             kind: "gauge",
             help: "Size of RSS in bytes.",
-            value: |container| container.stats.memory.rss_bytes as f64,
+            value: |container| Some(container.stats.memory.rss_bytes as f64),
         },
-        Family {
+        Told {
             name: "container_processes",
             kind: "gauge",
             help: "Number of processes running inside the container.",
-            value: |container| container.stats.process_count as f64,
+            value: |container| container.process_count.map(|count| count as f64),
         },
-        Family {
+        Told {
             name: "container_start_time_seconds",
             kind: "gauge",
             help: "Start time of the container since unix epoch in seconds.",
-            value: |container| (container.started_at / 1_000_000_000) as f64,
+            value: |container| Some((container.started_at / 1_000_000_000) as f64),
         },
-        Family {
+        Told {
             name: "container_last_seen",
             kind: "gauge",
             help: "Last time a container was seen by the exporter",
-            value: |container| (container.stats.cpu.timestamp / 1_000_000_000) as f64,
+            value: |container| Some((container.stats.cpu.timestamp / 1_000_000_000) as f64),
         },
     ]
 }
@@ -212,6 +220,7 @@ pub(super) async fn cadvisor(agent: &Agent) -> Response<Body> {
     for family in families() {
         out.family(family.name, family.kind, family.help);
         for (pod, container) in of_containers(&pods) {
+            let Some(value) = (family.value)(container) else { continue };
             let mut labels = vec![
                 ("container", &*container.name),
                 ("id", &*container.id),
@@ -223,7 +232,7 @@ pub(super) async fn cadvisor(agent: &Agent) -> Response<Body> {
             if family.name == "container_cpu_usage_seconds_total" {
                 labels.insert(1, ("cpu", "total"));
             }
-            out.sample(family.name, &labels, (family.value)(container), Some(container.stats.cpu.timestamp));
+            out.sample(family.name, &labels, value, Some(container.stats.cpu.timestamp));
         }
     }
     machine(agent, &mut out);

@@ -2,7 +2,9 @@
 //!
 //! Network and volumes are not measured and left out, as upstream leaves out what its runtime does not tell.
 
-use cri::{CpuUsage, MemoryUsage};
+use std::path::Path;
+
+use cri::{CpuUsage, FilesystemUsage, MemoryUsage};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -32,7 +34,6 @@ pub(super) async fn summary(agent: &Agent, rates: &Rates, query: &Query) -> Resp
     }
     let rates = rates.since_last(&samples);
     let rate = |name: &str| rates.get(name).copied();
-    let root = rustix::fs::statvfs(agent.context().roots.disk.as_path()).ok();
     let mut node = json!({
         "nodeName": agent.context().facts.name,
         "startTime": time(machine.booted_at.saturating_mul(1_000_000_000)),
@@ -44,19 +45,44 @@ pub(super) async fn summary(agent: &Agent, rates: &Rates, query: &Query) -> Resp
     if let Some(rate) = rate("") {
         node["cpu"]["usageNanoCores"] = rate.into();
     }
-    if let Some(disk) = root {
-        node["fs"] = json!({
-            "time": now.to_string(), "availableBytes": disk.f_bavail * disk.f_frsize, "capacityBytes": disk.f_blocks * disk.f_frsize,
-            "usedBytes": disk.f_blocks.saturating_sub(disk.f_bfree) * disk.f_frsize, "inodesFree": disk.f_ffree, "inodes": disk.f_files,
-            "inodesUsed": disk.f_files.saturating_sub(disk.f_ffree),
-        });
-    }
     let only_cpu_and_memory = query.flag("only_cpu_and_memory");
-    if only_cpu_and_memory && let Some(node) = node.as_object_mut() {
-        node.retain(|name, _| !matches!(name.as_str(), "fs" | "rlimit"));
+    if only_cpu_and_memory {
+        node.as_object_mut().map(|node| node.remove("rlimit"));
+    } else {
+        disks(agent, &mut node, now).await;
     }
     let pods: Vec<Value> = pods.iter().map(|pod| of_pod(pod, &rate, only_cpu_and_memory)).collect();
     super::json(&json!({"node": node, "pods": pods}))
+}
+
+/// The file systems of pods, of images, and of what containers write.
+async fn disks(agent: &Agent, node: &mut Value, now: Timestamp) {
+    if let Some(disk) = filesystem(&agent.context().roots.disk, None, now) {
+        node["fs"] = disk;
+    }
+    let info = match agent.context().runtime.image_fs_info().await {
+        Ok(info) => info,
+        Err(error) => return tracing::warn!(%error, "the file system of images is not measured"),
+    };
+    let of =
+        |used: Option<&FilesystemUsage>| used.and_then(|used| filesystem(used.mountpoint.as_ref(), Some(used), now));
+    let images = info.image_filesystems.first();
+    let mut of_runtime = serde_json::Map::new();
+    of_runtime.extend(of(images).map(|value| ("imageFs".to_owned(), value)));
+    let containers = info.container_filesystems.first().or(images);
+    of_runtime.extend(of(containers).map(|value| ("containerFs".to_owned(), value)));
+    node["runtime"] = of_runtime.into();
+}
+
+/// A file system, with what of it is used: by all, or by that alone.
+fn filesystem(folder: &Path, used: Option<&FilesystemUsage>, now: Timestamp) -> Option<Value> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    let by_all = disk.f_blocks.saturating_sub(disk.f_bfree) * disk.f_frsize;
+    Some(json!({
+        "time": now.to_string(), "availableBytes": disk.f_bavail * disk.f_frsize, "capacityBytes": disk.f_blocks * disk.f_frsize,
+        "usedBytes": used.map_or(by_all, |used| used.used_bytes), "inodesFree": disk.f_ffree, "inodes": disk.f_files,
+        "inodesUsed": used.map_or(disk.f_files.saturating_sub(disk.f_ffree), |used| used.inodes_used),
+    }))
 }
 
 fn of_pod(pod: &PodUsage, rate: &dyn Fn(&str) -> Option<u64>, only_cpu_and_memory: bool) -> Value {

@@ -8,6 +8,7 @@ use cri::{
 };
 
 use crate::agent::Agent;
+use crate::cgroup::Counts;
 use crate::pod::seen::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
 
 /// A rate over less than this is noise.
@@ -34,6 +35,9 @@ pub(super) struct ContainerUsage {
     /// In nanoseconds since 1970.
     pub started_at: i64,
     pub stats: ContainerStats,
+    /// What the runtime tells, or its control group where it does not.
+    pub process_count: Option<u64>,
+    pub throttled_periods: Option<u64>,
 }
 
 /// Every pod that runs. What disappears between two questions is left out.
@@ -47,7 +51,7 @@ pub(super) async fn pods(agent: &Agent) -> cri::Result<Vec<PodUsage>> {
         let mut containers = Vec::new();
         for container in runtime.list_containers(of_it).await? {
             if container.state == ContainerState::Running {
-                containers.extend(used(agent, container, &stats).await?);
+                containers.extend(used(agent, container, &sandbox.metadata.uid, &stats).await?);
             }
         }
         let label = |name: &str| sandbox.labels.get(name).cloned().unwrap_or_default();
@@ -64,10 +68,21 @@ pub(super) async fn pods(agent: &Agent) -> cri::Result<Vec<PodUsage>> {
     Ok(pods)
 }
 
-async fn used(agent: &Agent, container: Container, pod: &PodSandboxStats) -> cri::Result<Option<ContainerUsage>> {
+async fn used(
+    agent: &Agent,
+    container: Container,
+    pod_uid: &str,
+    pod: &PodSandboxStats,
+) -> cri::Result<Option<ContainerUsage>> {
     let Some(status) = present(agent.context().runtime.container_status(&container.id).await)? else { return Ok(None) };
     let Some(stats) = pod.containers.iter().find(|stats| stats.id == container.id) else { return Ok(None) };
+    let counts = match (stats.process_count, stats.cpu.throttled_periods) {
+        (None, _) | (_, None) => agent.context().cgroups.counts(pod_uid, &container.id),
+        _ => Counts::default(),
+    };
     Ok(Some(ContainerUsage {
+        process_count: stats.process_count.or(counts.processes),
+        throttled_periods: stats.cpu.throttled_periods.or(counts.throttled_periods),
         name: container.labels.get(CONTAINER_NAME).unwrap_or(&container.metadata.name).clone(),
         image: status.image.image_ref.clone(),
         started_at: status.times.started_at,

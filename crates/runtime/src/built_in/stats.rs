@@ -9,7 +9,11 @@ use super::{Container, Inner, group_failed, lock, now};
 use crate::cgroup::Usage;
 
 fn cpu(usage: &Usage, timestamp: i64) -> CpuUsage {
-    CpuUsage { timestamp, usage_core_nano_seconds: usage.cpu_nanoseconds, throttled_periods: usage.throttled_periods }
+    CpuUsage {
+        timestamp,
+        usage_core_nano_seconds: usage.cpu_nanoseconds,
+        throttled_periods: Some(usage.throttled_periods),
+    }
 }
 
 fn memory(usage: &Usage, timestamp: i64) -> MemoryUsage {
@@ -35,7 +39,7 @@ impl Inner {
             metadata: lock(&container.record).config.metadata.clone(),
             cpu: cpu(&usage, timestamp),
             memory: memory(&usage, timestamp),
-            process_count: usage.process_count,
+            process_count: Some(usage.process_count),
             writable_layer: None,
         })
     }

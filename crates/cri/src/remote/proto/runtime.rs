@@ -1,5 +1,7 @@
 //! Messages about the runtime itself.
 
+use crate::StringMap;
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct VersionRequest {
     #[prost(string, tag = "1")]
@@ -19,9 +21,17 @@ pub struct VersionResponse {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub struct StatusRequest {
+    #[prost(bool, tag = "1")]
+    pub verbose: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     pub status: Option<RuntimeStatus>,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub info: StringMap,
     #[prost(message, repeated, tag = "3")]
     pub runtime_handlers: Vec<RuntimeHandler>,
     #[prost(message, optional, tag = "4")]

@@ -182,6 +182,16 @@ fn what_waits_says_why() {
 }
 
 #[test]
+fn what_is_not_started_again_does_not_wait_for_what_failed_before_it_ended() {
+    let pod = pod(&format!(r#"{ONE},"restartPolicy":"Never""#), "{}");
+    let mut memory = Memory::default();
+    memory.waiting.insert("a".into(), Waiting { reason: "CreateContainerError".into(), message: "busy".into() });
+    let ended = told(&pod, Stage::Wanted, &up([container("a", 0, State::Exited, 3)]), &memory);
+    assert_eq!((state(&ended, 0).as_str(), ended.phase.as_deref()), ("Error 3", Some("Failed")));
+    assert_eq!(ended.container_statuses.unwrap()[0].last_state, None);
+}
+
+#[test]
 fn transition_times_stay_while_the_condition_does() {
     let old = r#"{"conditions":[{"type":"Ready","status":"True","lastTransitionTime":"2020-01-01T00:00:00Z"}]}"#;
     let pod = pod(ONE, old);
