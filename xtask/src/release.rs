@@ -8,11 +8,8 @@ use crate::place;
 
 /// Functions that are the same, byte for byte, are there once: generic code makes many of them, the reading of objects above
 /// all. And what has to be relocated at the start is written down in a bit each.
-const FLAGS: [&str; 3] = [
-    "-C target-feature=+crt-static",
-    "-C link-arg=-Wl,--icf=all",
-    "-C link-arg=-Wl,-z,pack-relative-relocs",
-];
+const FLAGS: [&str; 3] =
+    ["-C target-feature=+crt-static", "-C link-arg=-Wl,--icf=all", "-C link-arg=-Wl,-z,pack-relative-relocs"];
 
 /// The binaries of a release build.
 pub struct Release {
