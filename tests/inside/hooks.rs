@@ -75,7 +75,13 @@ fn hooks_run_at_a_containers_start_and_end() {
         &[case("start-exec", "until [ -s /tmp/hook ]; do sleep 0.1; done; cat /tmp/hook", &["hooked"])
             .container(hooked)],
     );
-    let lasting = ["start-http", "start-sleep", "stop-exec", "stop-http", "stop-sleep", "stop-tcp", "signal"];
+    let mut lasting = vec!["start-http", "start-sleep", "stop-exec", "stop-http", "stop-sleep", "stop-tcp"];
+    if cluster.containerd.is_some() {
+        // None of those that are tried here knows it yet.
+        assert_eq!(event(&cluster, "signal", "Failed"), "Error: stop_signal is not supported by this runtime");
+    } else {
+        lasting.push("signal");
+    }
     let names: Vec<String> = lasting.iter().map(|name| format!("pod/{name}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     cluster.kubectl(&[&["wait", "--for=condition=Ready", "--timeout=30s"], &names[..]].concat());
@@ -99,7 +105,9 @@ fn ends_as_asked(cluster: &Cluster, host: &Path, names: &[&str]) {
     cluster.kubectl(&[&["delete", "--timeout=30s"], names].concat());
     let wrote = |name: &str| std::fs::read_to_string(host.join(name)).expect("the pod wrote it");
     assert_eq!(wrote("hook"), "asked\n");
-    assert!(wrote("signal").ends_with("USR1\n"), "{}", wrote("signal"));
+    if names.contains(&"pod/signal") {
+        assert!(wrote("signal").ends_with("USR1\n"), "{}", wrote("signal"));
+    }
     let after = |name: &str| {
         let (time, signal) = wrote(name)
             .split_once(' ')
