@@ -15,6 +15,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("curl", "/usr/bin/curl"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/usr/sbin/ip"),
+    ("iptables", "/usr/sbin/iptables-nft"),
     ("nftables", "/usr/sbin/nft"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),

@@ -18,9 +18,8 @@ pub(super) struct Configuration {
 }
 
 /// As containerd 1.6 and 1.7 write it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
 struct Written {
     containerd: Containerd,
     sandbox_image: String,
